@@ -1,0 +1,69 @@
+// A Vulkan compute device: choosing it, what it can do, losing it.
+//
+// All calls come from the one thread that owns the device. Vulkan is loaded at run time; without it
+// gpu_device_create fails with VIREO_UNAVAILABLE and says so.
+#ifndef VIREO_GPU_DEVICE_H
+#define VIREO_GPU_DEVICE_H
+
+#include "compute/base/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct gpu_device;
+
+enum gpu_device_type { GPU_OTHER, GPU_INTEGRATED, GPU_DISCRETE, GPU_VIRTUAL, GPU_CPU };
+
+// What was found and what kernels may rely on. Sizes in bytes.
+struct gpu_caps {
+    char name[256], driver_name[256], driver_info[256];
+    uint8_t uuid[16];
+    uint32_t index, vendor_id, device_id, driver_version, api_version;
+    enum gpu_device_type type;
+    uint32_t subgroup_size;                  // the size every kernel is built for (specialisation constant 0)
+    uint32_t subgroup_min, subgroup_max;     // equal where the size cannot be chosen
+    uint32_t max_invocations, max_shared_bytes, max_push_bytes;
+    uint64_t max_groups_x;                   // of one dispatch; gpu_dispatch splits beyond it
+    uint64_t heap_bytes, budget_bytes;       // largest device heap; what is free of it now (heap x 0.8 if unknown)
+    uint64_t max_allocation_bytes;
+    bool subgroup_size_control, int16, int64, float16, storage16, memory_budget, timestamps, unified_memory;
+    bool coopmat_khr;
+    double timestamp_ns;                     // nanoseconds a timestamp tick
+    char missing[256];                       // empty, or which requirement of the minimum is not met
+};
+
+// Lists all devices. *out is an array to free(); count 0 with success means Vulkan is there without devices.
+bool gpu_device_list(struct gpu_caps **out, size_t *count, struct vireo_error *err);
+
+struct gpu_device_params {
+    const char *select;         // index, UUID (hex) or part of the name; NULL or "auto": discrete, integrated, virtual, CPU
+    const char *cache_folder;   // pipeline cache; NULL: none kept
+    bool validation;            // validation layer with synchronisation validation; messages counted (below)
+    bool full_barriers;         // debug: a full barrier after each dispatch
+    uint64_t shuffle_seed;      // debug: not 0: independent dispatches run in random order
+    bool skip_barriers;         // test seam: leave out every derived barrier, to prove that the two modes catch it
+    bool poison;                // fill fresh memory with NaN
+    uint64_t memory_limit;      // most bytes all arenas together may hold; 0: the device's budget
+    uint32_t subgroup_size;     // 0: best of the device; else this size where it can be chosen
+    double submit_seconds;      // aim for the length of one submit; 0: 0.1
+};
+
+// NULL + err: VIREO_UNAVAILABLE (no Vulkan, no such device), VIREO_UNSUPPORTED (below the minimum; names what is missing).
+// Environment: VIREO_GPU_DEBUG=validation,barriers,shuffle=SEED,poison adds to `p`.
+struct gpu_device *gpu_device_create(const struct gpu_device_params *p, struct vireo_error *err);
+void gpu_device_destroy(struct gpu_device **dev); // waits until idle; NULL is fine
+const struct gpu_caps *gpu_device_caps(const struct gpu_device *dev);
+
+// Messages of the validation layers since creation (warnings and errors); 0 when they are off.
+uint64_t gpu_device_messages(const struct gpu_device *dev);
+// True once a call returned VK_ERROR_DEVICE_LOST (or a wait ran out of time): every further call fails at once.
+bool gpu_device_is_lost(const struct gpu_device *dev);
+
+// Counters since creation, for benchmarks and /metrics.
+struct gpu_counters {
+    uint64_t dispatches, barriers, submits, pipelines, bytes_held, bytes_peak;
+    double device_seconds; // summed GPU time where timestamps are on
+};
+struct gpu_counters gpu_device_counters(const struct gpu_device *dev);
+
+#endif
