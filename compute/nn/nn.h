@@ -1,0 +1,182 @@
+// All ops: shapes in, shapes out, formula, source.
+//
+// Letters: N packed tokens, M selected rows, C width, A query heads, K key/value heads, D head size, I intermediate,
+// V vocabulary. Activations are f32; weights f32 or bf16; every sum is kept in f32 in a fixed order that depends on the
+// summed axis alone, never on N or M or on what shares the batch: an output row has the same bits in a rollout step, a
+// packed training batch, or alone (design: exact rollouts).
+// References: transformers modeling_qwen2_5_vl.py; TRL grpo_trainer.py.
+#ifndef VIREO_NN_NN_H
+#define VIREO_NN_NN_H
+
+#include "compute/nn/tape.h"
+
+// ---- linear.c ------------------------------------------------------------------------------------------------------
+// y = x W^T + b.   x [N, I], W [O, I], y [N, O].
+struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w);
+// y = residual + x W^T + b, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
+struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual);
+
+// Bare products for other ops. C = beta * C + A-times-B (+ bias on rows of C); `beta` is 0 or 1.
+enum nn_product {
+    NN_NT, // C [M, N] = A [M, K] B [N, K]^T
+    NN_NN, // C [M, N] = A [M, K] B [K, N]
+    NN_TN, // C [M, N] = A [K, M]^T B [K, N]
+};
+// Each operand f32 or bf16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
+void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
+             struct tensor bias, struct tensor residual);
+// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks.
+void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate);
+
+// ---- elementwise.c -------------------------------------------------------------------------------------------------
+// y = a + b.
+struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b);
+// a += b (no gradient), any equal counts.
+void nn_add_into(struct tape *t, struct tensor a, struct tensor b);
+void nn_fill(struct tape *t, struct tensor x, float value);
+// to = from, converting the type (bf16: round to nearest even).
+void nn_convert(struct tape *t, struct tensor to, struct tensor from);
+// z [N, I] = silu(x[:, :I]) * x[:, I:].   x [N, 2I] (gate, up).
+struct tensor nn_swiglu(struct tape *t, struct tensor x);
+// Exact GELU: x * Phi(x) with erf.
+struct tensor nn_gelu(struct tape *t, struct tensor x);
+
+// ---- norm.c --------------------------------------------------------------------------------------------------------
+// y = x / sqrt(mean(x^2) + eps) * w, over the last axis. x [N, C], w [C]. Saves 1/rms [N].
+struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *w, float eps);
+
+// ---- attention.c, rope.c -------------------------------------------------------------------------------------------
+struct nn_heads {
+    uint32_t heads, kv_heads, head_dim; // heads % kv_heads == 0
+    float scale;                        // of q.k, D^-1/2
+};
+
+// Rotary embedding, half-split: y = x cos + rot(x) sin, rot(x) = (-x[D/2:], x[:D/2]), up to three position axes.
+// Half-dimension k belongs to the axis whose section holds it (sections add up to D/2); its frequency index is k, or,
+// with `restart`, k minus the section's start (vision: h and w use the same frequencies).
+struct nn_rope {
+    struct tensor table;     // f32 [P, 2F]: for position p the F cosines, then the F sines (host-made, nn_rope_table)
+    uint32_t frequencies;    // F
+    uint32_t section[3];     // half-dimensions that use axis 0, 1, 2
+    bool restart;
+    struct tensor positions; // u32 [N, 4]: axis 0, 1, 2, unused
+};
+// The table on the host: angle = p * theta^(-2f/dim) in float32 as the reference computes it. out [P, 2F].
+void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, float *out);
+
+// Keys and values of past tokens. Row s of k and v [S, K*D] is slot s; row i of a batch is stored in slot[i].
+struct nn_kv {
+    struct tensor k, v; // f32 or bf16
+    struct tensor slot; // u32 [N]; 0xffffffff: not stored
+};
+
+// Rotates the q and k columns of qkv [N, (A + 2K) D] (layout q | k | v) IN PLACE; with `kv` also stores the rotated k and
+// the v. Gradient: rotation by the negative angle, in place on the gradient of qkv. Returns qkv.
+struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_rope *rope,
+                            const struct nn_kv *kv);
+
+// Which keys each query row sees, as at most two runs of key rows: a shared prefix (a prompt before several
+// completions), then its own run. Key number j of a query is row prefix_first + j for j < prefix_count, else
+// own_first + (j - prefix_count). Causal masks are own_count; vision windows are own runs without a prefix.
+// Sums run over j in blocks counted from j = 0, so the bits do not depend on where the rows lie.
+struct nn_spans {
+    struct tensor query; // u32 [N, 4]: prefix_first, prefix_count, own_first, own_count
+    struct tensor key;   // u32 [N, 2]: first and end of the query rows that see this key row (all in between do);
+                         // address 0 where no gradient is taken
+    uint32_t most_keys;  // largest prefix_count + own_count
+    double pairs;        // sum over queries of their keys, for cost estimates
+};
+
+// o [N, A D] = softmax(scale q k^T) v per head; query head a uses kv head a / (A/K).
+// With `kv` the key rows are slots of kv->k, kv->v (no gradient then); else rows of qkv itself.
+// Never stores scores. Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
+struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
+                           const struct nn_kv *kv);
+
+// ---- embedding.c ---------------------------------------------------------------------------------------------------
+// The inverse of an index: target row u gets the sum of source rows members[starts[u] .. starts[u+1]) in that order.
+struct nn_scatter {
+    uint32_t count;                         // distinct targets
+    struct tensor target, starts, members;  // u32 [count], [count + 1], [sum]
+};
+// Host: inverts index[0..n) (entries < 0 are skipped), targets ascending, members ascending. On the tape's upload memory.
+struct nn_scatter nn_scatter_build(struct tape *t, const int32_t *index, uint32_t n);
+
+// y[i] = source[i] >= 0 ? table[source[i]] : images[-1 - source[i]].   table [V, C], images [R, C] (address 0: none).
+// Image rows take their gradient; the table's row of a placeholder token takes none.
+struct nn_embedding {
+    struct tensor source;             // i32 [N]
+    struct nn_scatter tokens, images; // of the source: for the backward pass; count 0: nothing
+};
+struct tensor nn_embed(struct tape *t, const struct weight *table, struct tensor images, const struct nn_embedding *e);
+// Host: uploads `source` and builds both scatters (those only when gradients are on).
+struct nn_embedding nn_embedding_build(struct tape *t, const int32_t *source, uint32_t n);
+
+// y[m] = x[rows[m]].   x [N, C], rows [M], y [M, C]. Backward: scatter-add in member order.
+struct tensor nn_gather(struct tape *t, struct tensor x, const uint32_t *rows, uint32_t m);
+
+// ---- logprob.c -----------------------------------------------------------------------------------------------------
+struct nn_logprob {
+    struct tensor logprob; // f32 [M]: log_softmax(x W^T / temperature)[target]; takes a gradient
+    struct tensor entropy; // f32 [M], nats, of the same distribution; no gradient
+    struct tensor top;     // u32 [M]: argmax token (lowest id on ties)
+};
+// Linear head and log-softmax streamed over chunks of rows: logits of the whole batch are never stored. The chunk
+// depends on V alone. Backward recomputes each chunk: dlogits = g (onehot - p) / temperature, then dx and dW.
+// x [M, C], head [V, C], targets u32 [M].
+struct nn_logprob nn_logprob(struct tape *t, struct tensor x, const struct weight *head, struct tensor targets,
+                             float temperature);
+
+// ---- sample.c ------------------------------------------------------------------------------------------------------
+#include "shaders/args/sample.h" // struct sample_row
+
+struct nn_sampled {
+    struct tensor token;   // u32 [B]
+    struct tensor logprob; // f32 [B]: the same bits nn_logprob gives for this token at rows[b].logprob_temperature
+    struct tensor entropy; // f32 [B]
+};
+// Draws one token a row from logits [B, V] (f32, as nn_linear of the head gives them). `rows`: struct sample_row [B] in
+// upload memory. `banned`: u32 [count] ids that are never drawn (image placeholders); they stay in the log-softmax.
+// Order: temperature, top-k (ties kept), top-p, min-p, draw by the inverse CDF in id order with Philox keyed by
+// (seed, counters). temperature 0: argmax, lowest id on ties. Source: transformers logits_process.py; specs section 9.
+struct nn_sampled nn_sample(struct tape *t, struct tensor logits, struct tensor rows, struct tensor banned);
+
+// ---- policy.c ------------------------------------------------------------------------------------------------------
+struct nn_policy_params {
+    float epsilon_low, epsilon_high, beta;
+};
+// One row a token (TRL 1.x): d = logprob - old, w = exp(d), l = -min(w A, clip(w, 1-eps_low, 1+eps_high) A) + beta kl,
+// kl = exp(ref - logprob) - (ref - logprob) - 1. `weight` [M] holds mask x normaliser of the loss type.
+struct nn_policy {
+    struct tensor loss;  // f32 [M]: l * weight
+    struct tensor grad;  // f32 [M]: d(sum loss)/d(logprob), to seed tape_backward
+    struct tensor kl;    // f32 [M], 0 without ref
+    struct tensor ratio; // f32 [M]: w
+};
+// old, advantage, weight f32 [M]; ref may have address 0 (beta must be 0 then).
+struct nn_policy nn_policy_loss(struct tape *t, struct tensor logprob, struct tensor old, struct tensor ref,
+                                struct tensor advantage, struct tensor weight, const struct nn_policy_params *p);
+
+// ---- update.c ------------------------------------------------------------------------------------------------------
+// One trained tensor (flat). master, grad, m, v f32; copy: bf16 tensor written after the update, or address 0.
+struct nn_update_item {
+    struct tensor master, grad, m, v, copy;
+    bool decay; // weight decay applies: tensors of two or more dimensions
+};
+struct nn_update; // the chunk list on the device, made once
+struct nn_update *nn_update_create(struct gpu_device *dev, struct gpu_arena *arena, const struct nn_update_item *items,
+                                   size_t count, struct vireo_error *err);
+void nn_update_destroy(struct nn_update **u);
+
+struct nn_update_params {
+    float lr, beta1, beta2, eps, weight_decay, max_grad_norm; // max_grad_norm 0: no clipping
+    uint32_t step;                                            // from 1, for the bias correction
+};
+// norm = sqrt(sum g^2) by a fixed two-level sum; scale = min(1, max_norm / (norm + 1e-6)); AdamW (decoupled decay; specs
+// section 13) as one multi-tensor dispatch that reads the scale on the device. When the norm is not finite nothing is
+// written. *norm (may be NULL) is read back: it is NaN or infinite exactly when the step was skipped.
+bool nn_update_step(struct tape *t, struct nn_update *u, const struct nn_update_params *p, double *norm,
+                    struct vireo_error *err);
+void nn_update_zero_grad(struct tape *t, struct nn_update *u);
+
+#endif

@@ -1,0 +1,61 @@
+// The tape remembers what to run backward.
+//
+// An op is a pair of functions: forward records dispatches at once and, when the tape takes gradients, pushes a record;
+// tape_backward runs the records in reverse. A failed tape ignores further ops, so that a model's forward has no error
+// branches; tape_finish reports the first failure. One thread, the one that owns the device.
+//
+// Memory: activations come from `arena`, small host-written arrays from `upload`. Neither is rewound by the tape: the
+// caller marks before and rewinds after (activations at once, since the recorder orders reuse; uploads once the work has
+// passed, gpu_wait).
+//
+// Gradients: each tensor made by tape_new(..., true) has a slot (node). Parameters accumulate (+=) into weight.grad, so
+// that micro-batches add up; activations are written on the first contribution and added to on later ones.
+#ifndef VIREO_NN_TAPE_H
+#define VIREO_NN_TAPE_H
+
+#include "compute/nn/weight.h"
+
+struct tape;
+struct tape_params {
+    struct gpu_arena *arena, *upload;
+    bool grad; // false: inference; nothing is kept
+};
+
+struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, struct vireo_error *err);
+// Frees the tape. False + err when it had failed.
+bool tape_finish(struct tape **t, struct vireo_error *err);
+
+struct gpu_device *tape_device(struct tape *t);
+bool tape_takes_gradients(const struct tape *t);
+bool tape_failed(const struct tape *t);
+// Where an op reports failure; the first one sticks.
+struct vireo_error *tape_error(struct tape *t);
+void tape_fail(struct tape *t, enum vireo_code code, const char *fmt, ...) VIREO_PRINTF(3, 4);
+
+// A fresh activation [rows, columns] (f32 unless said). `grad`: it can take a gradient (when the tape takes them).
+struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad);
+// A vector in upload memory filled from `data` (count elements of the type's size).
+struct tensor tape_upload(struct tape *t, enum dtype type, uint32_t count, const void *data);
+struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const void *data);
+
+// Records the backward half of an op. `data` (bytes) is copied into the tape. Ignored when gradients are off.
+typedef void (*tape_backward_fn)(struct tape *t, const void *data);
+void tape_push(struct tape *t, const char *label, tape_backward_fn fn, const void *data, size_t bytes);
+
+// For backward functions.
+// True if x has a slot and something wrote its gradient: only then must an op's backward run.
+bool tape_has_grad(const struct tape *t, struct tensor x);
+// True if x has a slot: a contribution to its gradient is wanted.
+bool tape_wants_grad(const struct tape *t, struct tensor x);
+// The gradient of x, allocated on first use (f32, same shape; of the full tensor when x is a column view, and then the
+// matching view). *fresh: nothing was written yet, the caller must overwrite every element of the FULL tensor;
+// else it must add.
+struct tensor tape_grad(struct tape *t, struct tensor x, bool *fresh);
+// Lets x share `g` as its gradient (residual connections): only if x has none yet and `g` is not needed otherwise
+// afterwards; returns false if x has one already (then the caller must add).
+bool tape_grad_share(struct tape *t, struct tensor x, struct tensor g);
+
+// Runs all records backward from d(loss)/d(of) = grad (same shape, f32).
+bool tape_backward(struct tape *t, struct tensor of, struct tensor grad, struct vireo_error *err);
+
+#endif
