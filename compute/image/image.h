@@ -23,7 +23,7 @@ bool image_orient(struct image *im, int orientation, struct vireo_error *err);
 void image_over_white(const uint8_t *rgba, size_t n, uint8_t *rgb);
 
 // A smaller copy for previews: fits into side x side, keeps the aspect ratio, never enlarges; each output pixel is the
-// mean of the area it covers (rounded; borders weigh by their covered part in 1/65536).
+// mean of the area it covers, exactly (pixels on a border weigh by their covered part), rounded half up.
 bool image_thumbnail(const struct image *im, uint32_t side, struct image *out, struct vireo_error *err);
 
 #endif
