@@ -40,7 +40,7 @@ struct grade_part {
     char reason[160]; // one sentence for a person
 };
 struct grade {
-    double reward; // of the whole grader; finite; 0 if any part has a variable or other error
+    double reward; // of the whole grader; finite; a part with an error counts as its value, 0
     struct grade_errors errors; // of all parts and the formula together
     char reason[160];
     size_t count;  // parts, as grader_part_name counts them
@@ -72,7 +72,7 @@ size_t grader_part_count(const struct grader *g);
 const char *grader_part_name(const struct grader *g, size_t part);
 const char *grader_part_type(const struct grader *g, size_t part);
 
-// Top-level members of `item` that templates name, each once; NULL when `index` is past the last. A job whose rows have
+// Top-level members of `item` that templates name, repeats included; NULL when `index` is past the last. A job whose rows have
 // no such member can be refused before it starts. *path is the template's field in the client's document.
 const char *grader_item_key(const struct grader *g, size_t index, const char **path);
 

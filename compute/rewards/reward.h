@@ -60,5 +60,7 @@ bool reward_check_none(const json_t *params, const char *path, struct vireo_erro
 // Sets value, status and the sentence; returns true.
 bool reward_give(struct reward_result *out, enum reward_status status, double value, const char *fmt, ...)
     VIREO_PRINTF(4, 5);
+// Every byte that is not part of valid UTF-8 becomes '?', in place: reasons quote what models write and go out as JSON.
+void reward_mend_utf8(char *text);
 
 #endif
