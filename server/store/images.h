@@ -17,7 +17,7 @@ bool store_image_find(struct store *s, const char *id, struct arena *a, struct s
                       struct vireo_error *err);
 bool store_image_list(struct store *s, const struct store_page *page, struct arena *a, struct store_image **rows,
                       size_t *count, bool *has_more, struct vireo_error *err);
-// VIREO_CONFLICT while a dataset or an unfinished job's training file names it.
+// VIREO_CONFLICT while a dataset has it.
 bool store_image_delete(struct store *s, const char *id, struct vireo_error *err);
 
 #endif
