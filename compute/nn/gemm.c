@@ -1,0 +1,179 @@
+#include "compute/nn/nn.h"
+
+#include "compute/base/check.h"
+#include "shaders/args/gemm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// A compiled kernel and its tile: rows, columns a lane (TM and COLUMNS in shaders/meson.build).
+struct variant {
+    enum gpu_kernel kernel;
+    uint32_t rows, columns;
+};
+
+// Variants of one product and pair of types, all with the same bits. `wide` loads 64 bits at a time and wants aligned
+// operands; `low` is the same for up to LOW_ROWS rows; `any` takes every layout. Rows 0: not built.
+struct family {
+    struct variant wide, low, any;
+};
+#define ANY(kernel) {.any = {KERNEL_GEMM_##kernel##_ANY, 16, 2}}
+static const struct family families[3][2][2] = {
+    // By type of A, then of B: f32, bf16. Activations are f32, so a bf16 A has no fast variant.
+    [NN_NT] = {{{{KERNEL_GEMM_NT_F32_F32, 16, 2}, {KERNEL_GEMM_NT_F32_F32_LOW, 8, 4}, {KERNEL_GEMM_NT_F32_F32_ANY, 16, 2}},
+                {{KERNEL_GEMM_NT_F32_BF16, 16, 2},
+                 {KERNEL_GEMM_NT_F32_BF16_LOW, 8, 4},
+                 {KERNEL_GEMM_NT_F32_BF16_ANY, 16, 2}}},
+               {ANY(NT_BF16_F32), ANY(NT_BF16_BF16)}},
+    [NN_NN] = {{{.wide = {KERNEL_GEMM_NN_F32_F32, 16, 2}, .any = {KERNEL_GEMM_NN_F32_F32_ANY, 16, 2}},
+                {.wide = {KERNEL_GEMM_NN_F32_BF16, 16, 4}, .any = {KERNEL_GEMM_NN_F32_BF16_ANY, 16, 2}}},
+               {ANY(NN_BF16_F32), ANY(NN_BF16_BF16)}},
+    [NN_TN] = {{{.wide = {KERNEL_GEMM_TN_F32_F32, 16, 2}, .any = {KERNEL_GEMM_TN_F32_F32_ANY, 16, 2}}, ANY(TN_F32_BF16)},
+               {ANY(TN_BF16_F32), ANY(TN_BF16_BF16)}},
+};
+enum { LOW_ROWS = 8 };
+
+static bool is_float(struct tensor x)
+{
+    return x.dtype == DTYPE_F32 || x.dtype == DTYPE_BF16;
+}
+
+// Kernels count elements in 32 bits from the operand's start.
+static bool is_addressable(struct tensor x)
+{
+    return (uint64_t)tensor_rows(x) * x.stride + tensor_columns(x) <= UINT32_MAX;
+}
+
+// bf16 operands are read in words: the word's address, and 1 where the operand starts in its upper half.
+static uint64_t word_address(struct tensor x, uint32_t *first)
+{
+    *first = x.dtype == DTYPE_BF16 ? (x.span.address >> 1) & 1 : 0;
+    return x.span.address & ~(uint64_t)3;
+}
+
+// 64-bit loads fit: start, stride and, where loads may touch the last column, the width are multiples of 8 bytes.
+static bool is_wide(struct tensor x, bool along_k)
+{
+    uint32_t values = 8 / dtype_bytes(x.dtype);
+    return x.span.address % 8 == 0 && x.stride % values == 0 && (along_k || tensor_columns(x) % values == 0);
+}
+
+// Layout and rows choose among kernels of equal bits; that is all they may do.
+static struct variant choose(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, uint32_t m)
+{
+    const struct family *f = &families[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    const char *forced = getenv("VIREO_GEMM"); // "any": the general kernels only, for tests
+    if ((forced && strcmp(forced, "any") == 0) || f->wide.rows == 0 || !is_wide(a, kind != NN_TN) ||
+        !is_wide(b, kind == NN_NT) || !gpu_kernel_runs(dev, f->wide.kernel))
+        return f->any;
+    return m <= LOW_ROWS && f->low.rows != 0 ? f->low : f->wide;
+}
+
+void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
+             struct tensor bias, struct tensor residual)
+{
+    if (tape_failed(t))
+        return;
+    const uint32_t m = tensor_rows(c), n = tensor_columns(c);
+    const uint32_t k = kind == NN_TN ? tensor_rows(a) : tensor_columns(a);
+    vireo_assert(is_float(a) && is_float(b) && is_float(c) && (beta == 0 || beta == 1));
+    vireo_assert((kind == NN_TN ? tensor_columns(a) : tensor_rows(a)) == m);
+    vireo_assert((kind == NN_NT ? tensor_rows(b) : tensor_columns(b)) == n);
+    vireo_assert((kind == NN_NT ? tensor_columns(b) : tensor_rows(b)) == k);
+    vireo_assert(is_addressable(a) && is_addressable(b) && is_addressable(c));
+    // Two bf16 of a row share a word that one lane writes.
+    vireo_assert(c.dtype == DTYPE_F32 || (c.span.address % 4 == 0 && (c.stride % 2 == 0 || m == 1)));
+    if (bias.span.address)
+        vireo_assert(is_float(bias) && tensor_count(bias) == n);
+    if (residual.span.address)
+        vireo_assert(is_float(residual) && tensor_rows(residual) == m && tensor_columns(residual) == n &&
+                     is_addressable(residual));
+    if (m == 0 || n == 0)
+        return;
+
+    struct gpu_device *dev = tape_device(t);
+    struct gemm_args args = {.c = c.span.address, .m = m, .n = n, .k = k};
+    args.a = word_address(a, &args.a_first);
+    args.b = word_address(b, &args.b_first);
+    args.bias = word_address(bias, &args.bias_first);
+    args.residual = word_address(residual, &args.residual_first);
+    args.a_stride = a.stride;
+    args.b_stride = b.stride;
+    args.c_stride = c.stride;
+    args.residual_stride = residual.stride;
+    args.flags = (beta ? GEMM_BETA : 0) | (bias.dtype == DTYPE_BF16 ? GEMM_BIAS_BF16 : 0) |
+                 (residual.dtype == DTYPE_BF16 ? GEMM_RESIDUAL_BF16 : 0);
+
+    const struct variant v = choose(dev, kind, a, b, m);
+    const uint32_t width = v.columns * gpu_device_caps(dev)->subgroup_size;
+    const uint64_t down = (m + v.rows - 1) / v.rows, across = (n + width - 1) / width;
+    const struct gpu_use uses[] = {
+        tensor_use(a, GPU_READ),
+        tensor_use(b, GPU_READ),
+        tensor_use(c, beta ? GPU_READ_WRITE : GPU_WRITE),
+        tensor_use(bias, GPU_READ),
+        tensor_use(residual, GPU_READ),
+    };
+    gpu_dispatch(dev, v.kernel,
+                 &(struct gpu_dispatch){
+                     .args = &args,
+                     .args_bytes = sizeof args,
+                     .constants = (uint32_t[]){c.dtype == DTYPE_BF16},
+                     .constant_count = 1,
+                     .uses = uses,
+                     .use_count = VIREO_COUNT(uses),
+                     .groups = down * across,
+                     .flops = 2.0 * m * n * k,
+                     .bytes = (double)tensor_bytes(a) + (double)tensor_bytes(b) + (double)tensor_bytes(c),
+                 });
+}
+
+// Rows summed by one lane. One stage is enough for most batches: a second dispatch costs more than it gains.
+enum { SUM_BLOCK = 2048 };
+
+static void sum_blocks(struct tape *t, struct tensor x, struct tensor sums, bool accumulate)
+{
+    struct gpu_device *dev = tape_device(t);
+    const uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
+    const struct column_sum_args args = {
+        .x = x.span.address,
+        .sums = sums.span.address,
+        .rows = rows,
+        .columns = columns,
+        .block = SUM_BLOCK,
+        .x_stride = x.stride,
+        .sums_stride = columns,
+        .accumulate = accumulate,
+    };
+    const uint32_t width = gpu_device_caps(dev)->subgroup_size;
+    const uint64_t blocks = rows ? (rows + SUM_BLOCK - 1) / SUM_BLOCK : 1, across = (columns + width - 1) / width;
+    const struct gpu_use uses[] = {
+        tensor_use(x, GPU_READ),
+        tensor_use(sums, accumulate ? GPU_READ_WRITE : GPU_WRITE),
+    };
+    gpu_dispatch(dev, KERNEL_COLUMN_SUM,
+                 &(struct gpu_dispatch){
+                     .args = &args,
+                     .args_bytes = sizeof args,
+                     .uses = uses,
+                     .use_count = VIREO_COUNT(uses),
+                     .groups = blocks * across,
+                     .flops = (double)rows * columns,
+                     .bytes = (double)tensor_bytes(x),
+                 });
+}
+
+void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate)
+{
+    vireo_assert(x.dtype == DTYPE_F32 && out.dtype == DTYPE_F32);
+    vireo_assert(tensor_count(out) == tensor_columns(x) && is_addressable(x));
+    while (!tape_failed(t) && tensor_rows(x) > SUM_BLOCK) {
+        struct tensor sums = tape_new(t, DTYPE_F32, (tensor_rows(x) + SUM_BLOCK - 1) / SUM_BLOCK, tensor_columns(x), false);
+        if (tape_failed(t))
+            return;
+        sum_blocks(t, x, sums, false);
+        x = sums;
+    }
+    if (!tape_failed(t) && tensor_columns(x) > 0)
+        sum_blocks(t, x, out, accumulate);
+}

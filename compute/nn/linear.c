@@ -1,0 +1,88 @@
+#include "compute/nn/nn.h"
+
+#include "compute/base/check.h"
+
+// What the backward half needs. `w` outlives the tape.
+struct linear {
+    struct tensor x, y, residual; // residual: address 0 when there is none
+    const struct weight *w;
+};
+
+static const struct tensor none;
+
+// The whole of a fresh gradient whose view `g` covers some columns only: zeros, so that the view can be written and the
+// rest be added to later.
+static void zero_around(struct tape *t, struct tensor x, struct tensor g)
+{
+    if (tensor_is_contiguous(g) || tape_failed(t))
+        return;
+    const uint64_t before = (uint64_t)x.column * dtype_bytes(g.dtype);
+    const uint64_t bytes = (uint64_t)tensor_rows(g) * g.stride * dtype_bytes(g.dtype);
+    struct gpu_span all = g.span;
+    all.address -= before;
+    all.offset -= before;
+    all.bytes = bytes;
+    if (all.host)
+        all.host = (char *)all.host - before;
+    gpu_fill(tape_device(t), all, 0, bytes);
+}
+
+// dx (+)= dy W;  dW += dy^T x;  db += column sums of dy;  the residual takes dy.
+static void linear_backward(struct tape *t, const void *data)
+{
+    const struct linear *l = data;
+    const struct weight *w = l->w;
+    if (!tape_has_grad(t, l->y))
+        return;
+    bool fresh;
+    struct tensor dy = tape_grad(t, l->y, &fresh);
+    if (tape_wants_grad(t, l->x)) {
+        struct tensor dx = tape_grad(t, l->x, &fresh);
+        if (fresh)
+            zero_around(t, l->x, dx);
+        nn_gemm(t, NN_NN, dy, w->value, dx, !fresh, none, none);
+    }
+    if (w->grad.span.address)
+        nn_gemm(t, NN_TN, dy, l->x, w->grad, 1, none, none);
+    if (w->bias && w->bias->grad.span.address)
+        nn_column_sum(t, dy, w->bias->grad, true);
+    // A LoRA pair takes its part here: with s = scale, dB += s dy^T (x A^T), dA += s (dy B)^T x, dx += s (dy B) A.
+    // Last, because whoever shares dy may add to it.
+    if (tape_wants_grad(t, l->residual) && !tape_grad_share(t, l->residual, dy)) {
+        struct tensor dr = tape_grad(t, l->residual, &fresh);
+        if (fresh) {
+            zero_around(t, l->residual, dr);
+            nn_convert(t, dr, dy);
+        } else {
+            nn_add_into(t, dr, dy);
+        }
+    }
+}
+
+static struct tensor linear(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual)
+{
+    const uint32_t rows = tensor_rows(x), outputs = tensor_rows(w->value);
+    vireo_assert(!w->lora && "LoRA pairs are not built yet");
+    vireo_assert(tensor_columns(x) == tensor_columns(w->value));
+    const bool grad = tape_wants_grad(t, x) || tape_wants_grad(t, residual) || w->grad.span.address ||
+                      (w->bias && w->bias->grad.span.address);
+    struct tensor y = tape_new(t, DTYPE_F32, rows, outputs, grad);
+    nn_gemm(t, NN_NT, x, w->value, y, 0, w->bias ? w->bias->value : none, residual);
+    // A LoRA pair adds scale (x A^T) B^T to y here.
+    if (grad) {
+        const struct linear l = {.x = x, .y = y, .residual = residual, .w = w};
+        tape_push(t, "linear", linear_backward, &l, sizeof l);
+    }
+    return y;
+}
+
+struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w)
+{
+    return linear(t, x, w, none);
+}
+
+struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual)
+{
+    vireo_assert(tape_failed(t) || residual.span.address);
+    return linear(t, x, w, residual);
+}

@@ -1,0 +1,26 @@
+// Arguments of gemm.comp, gemm_tile.comp and column_sum.comp.
+#include "shaders/args/types.h"
+
+#define GEMM_BETA 1u          // add to what C holds
+#define GEMM_BIAS_BF16 2u     // the bias is bf16
+#define GEMM_RESIDUAL_BF16 4u // the residual is bf16
+
+struct gemm_args {
+    ADDRESS a;        // NT, NN: [m, k]; TN: [k, m]
+    ADDRESS b;        // NT: [n, k]; NN, TN: [k, n]
+    ADDRESS c;        // [m, n]
+    ADDRESS bias;     // [n], or 0
+    ADDRESS residual; // [m, n], or 0
+    UINT m, n, k;
+    UINT a_stride, b_stride, c_stride, residual_stride;   // elements from row to row
+    UINT a_first, b_first, bias_first, residual_first;    // first element: 1 where a bf16 operand starts mid-word
+    UINT flags;
+};
+
+struct column_sum_args {
+    ADDRESS x;    // [rows, columns] f32
+    ADDRESS sums; // [ceil(rows / block), columns] f32: one row of sums a block
+    UINT rows, columns, block;
+    UINT x_stride, sums_stride;
+    UINT accumulate; // add to what `sums` holds
+};

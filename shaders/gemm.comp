@@ -1,0 +1,252 @@
+// C = beta C + op(A) op(B) + bias + residual: the "simd" family, made for CPU drivers, right on any device.
+//   NT: A [M, K], B [N, K].   NN: A [M, K], B [K, N].   TN: A [K, M], B [K, N].   C [M, N], bias [N], residual [M, N].
+// Args: gemm_args (args/gemm.h). Dispatch: ceil(M / TM) * ceil(N / (COLUMNS * SUBGROUP)) groups of one subgroup.
+//
+// Sum: one f32 accumulator an element, k strictly ascending from 0, fma; then + bias, + residual, + old C, in this order.
+// Neither M, N, the tile nor the variant below enters, so every variant of a product gives the same bits.
+//
+// One subgroup computes TM rows x COLUMNS*SUBGROUP columns without shared memory: lanes hold columns; the lanes load
+// the rows' values and each is broadcast from its lane (a broadcast from a constant lane costs less than a load; on CPU
+// drivers any load costs about one scalar load a lane, so loads are what is counted).
+// Defines: KIND 0 NT, 1 NN, 2 TN; A_BF16, B_BF16 0|1; TM rows; COLUMNS a lane; WIDE 1: 64-bit loads (needs the int64
+// feature, addresses and strides in multiples of 8 bytes, and the extent along the contiguous axis too), 0: any layout.
+// All-zero args: m is 0, nothing is touched.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "shaders/lib/types.glsl"
+#include "shaders/args/gemm.h"
+#if WIDE
+#extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer U64 { uint64_t v[]; };
+#endif
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const bool C_BF16 = false; // C in bf16: even stride, rows at whole words
+layout(push_constant, scalar) uniform Args { gemm_args p; };
+
+#define NT 0
+#define NN 1
+#define TN 2
+const uint UNROLL = 4;          // k per turn of the loop
+const uint TURN = 4 * 32768;    // k per inner loop: some drivers end a loop after 65535 turns
+const uint LOADS = (TM + 3) / 4; // room for A at the smallest subgroup
+
+// Elements that one wide load brings along the contiguous axis of A and of B, when that axis is not k.
+#if WIDE && KIND == TN
+const uint A_VEC = A_BF16 == 1 ? 4 : 2;
+#else
+const uint A_VEC = 1;
+#endif
+#if WIDE && KIND != NT
+const uint B_VEC = B_BF16 == 1 ? 4 : 2;
+#else
+const uint B_VEC = 1;
+#endif
+
+float acc[TM][COLUMNS];
+float a[UNROLL][LOADS + 3]; // [k][row of this lane]
+float b[UNROLL][COLUMNS];   // [k][column of this lane]
+uint a_at[LOADS + 3], b_at[COLUMNS]; // element where this lane's row (column) starts
+
+float element(uvec2 base, uint i, uint bf16)
+{
+    if (bf16 == 0)
+        return F32(base).v[i];
+    uint word = U32(base).v[i >> 1];
+    return uintBitsToFloat((i & 1u) == 0 ? word << 16 : word & 0xffff0000u);
+}
+
+#if WIDE
+vec2 two(uvec2 base, uint i)
+{
+    uvec2 words = unpack32(U64(base).v[i >> 1]);
+    return uintBitsToFloat(words);
+}
+vec4 four(uvec2 base, uint i)
+{
+    uvec2 words = unpack32(U64(base).v[i >> 2]);
+    return vec4(bf16_low(words.x), bf16_high(words.x), bf16_low(words.y), bf16_high(words.y));
+}
+#endif
+
+// Rows this lane loads: i = 0 .. A_LOADS-1 in runs of A_VEC.
+uint a_loads()
+{
+    return (TM + SUBGROUP - 1) / SUBGROUP < A_VEC ? A_VEC : (TM + SUBGROUP - 1) / SUBGROUP;
+}
+
+// A[row i of this lane][k + u] for u = 0 .. 3.
+void load_a(uint k)
+{
+#if KIND == TN
+#if WIDE
+    [[unroll]] for (uint u = 0; u < UNROLL; u++) {
+        [[unroll]] for (uint i = 0; i < a_loads(); i += A_VEC) {
+#if A_BF16
+            vec4 x = four(p.a, a_at[i] + (k + u) * p.a_stride);
+            a[u][i] = x.x, a[u][i + 1] = x.y, a[u][i + 2] = x.z, a[u][i + 3] = x.w;
+#else
+            vec2 x = two(p.a, a_at[i] + (k + u) * p.a_stride);
+            a[u][i] = x.x, a[u][i + 1] = x.y;
+#endif
+        }
+    }
+#else
+    [[unroll]] for (uint u = 0; u < UNROLL; u++)
+        [[unroll]] for (uint i = 0; i < a_loads(); i++)
+            a[u][i] = element(p.a, a_at[i] + (k + u) * p.a_stride, A_BF16);
+#endif
+#else
+    [[unroll]] for (uint i = 0; i < a_loads(); i++) {
+#if WIDE && A_BF16
+        vec4 x = four(p.a, a_at[i] + k);
+        a[0][i] = x.x, a[1][i] = x.y, a[2][i] = x.z, a[3][i] = x.w;
+#elif WIDE
+        vec2 x = two(p.a, a_at[i] + k), y = two(p.a, a_at[i] + k + 2);
+        a[0][i] = x.x, a[1][i] = x.y, a[2][i] = y.x, a[3][i] = y.y;
+#else
+        [[unroll]] for (uint u = 0; u < UNROLL; u++)
+            a[u][i] = element(p.a, a_at[i] + k + u, A_BF16);
+#endif
+    }
+#endif
+}
+
+void load_b(uint k)
+{
+#if KIND == NT
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+#if WIDE && B_BF16
+        vec4 x = four(p.b, b_at[j] + k);
+        b[0][j] = x.x, b[1][j] = x.y, b[2][j] = x.z, b[3][j] = x.w;
+#elif WIDE
+        vec2 x = two(p.b, b_at[j] + k), y = two(p.b, b_at[j] + k + 2);
+        b[0][j] = x.x, b[1][j] = x.y, b[2][j] = y.x, b[3][j] = y.y;
+#else
+        [[unroll]] for (uint u = 0; u < UNROLL; u++)
+            b[u][j] = element(p.b, b_at[j] + k + u, B_BF16);
+#endif
+    }
+#else
+    [[unroll]] for (uint u = 0; u < UNROLL; u++) {
+        [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC) {
+#if WIDE && B_BF16
+            vec4 x = four(p.b, b_at[j] + (k + u) * p.b_stride);
+            b[u][j] = x.x, b[u][j + 1] = x.y, b[u][j + 2] = x.z, b[u][j + 3] = x.w;
+#elif WIDE
+            vec2 x = two(p.b, b_at[j] + (k + u) * p.b_stride);
+            b[u][j] = x.x, b[u][j + 1] = x.y;
+#else
+            b[u][j] = element(p.b, b_at[j] + (k + u) * p.b_stride, B_BF16);
+#endif
+        }
+    }
+#endif
+}
+
+// Row q of the tile sits in this load of that lane.
+#define ROW_LOAD(q) (A_VEC * ((q) / (A_VEC * SUBGROUP)) + (q) % A_VEC)
+#define ROW_LANE(q) (((q) / A_VEC) % SUBGROUP)
+
+void multiply(uint u)
+{
+    [[unroll]] for (uint q = 0; q < TM; q++) {
+        float x = subgroupBroadcast(a[u][ROW_LOAD(q)], ROW_LANE(q));
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+            acc[q][j] = fma(x, b[u][j], acc[q][j]);
+    }
+}
+
+// Adds bias, residual and the old C, and stores.
+void finish(uint m0, uint n0)
+{
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+        const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+        if (column >= p.n)
+            continue;
+        if (has_address(p.bias)) {
+            const float bias = (p.flags & GEMM_BIAS_BF16) == 0 ? F32(p.bias).v[column]
+                                                               : load_float(p.bias, p.bias_first + column, 1);
+            [[unroll]] for (uint q = 0; q < TM; q++)
+                acc[q][j] += bias;
+        }
+        if (has_address(p.residual)) {
+            [[unroll]] for (uint q = 0; q < TM; q++) {
+                const uint i = p.residual_first + min(m0 + q, p.m - 1) * p.residual_stride + column;
+                acc[q][j] += (p.flags & GEMM_RESIDUAL_BF16) == 0 ? F32(p.residual).v[i] : load_float(p.residual, i, 1);
+            }
+        }
+        if ((p.flags & GEMM_BETA) != 0) {
+            [[unroll]] for (uint q = 0; q < TM; q++) {
+                const uint i = min(m0 + q, p.m - 1) * p.c_stride + column;
+                acc[q][j] += C_BF16 ? load_float(p.c, i, 1) : F32(p.c).v[i];
+            }
+        }
+        if (!C_BF16) {
+            [[unroll]] for (uint q = 0; q < TM; q++)
+                if (m0 + q < p.m)
+                    F32(p.c).v[(m0 + q) * p.c_stride + column] = acc[q][j];
+        }
+    }
+    if (!C_BF16)
+        return;
+    // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column keeps
+    // what lies behind it.
+    [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
+        const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+        [[unroll]] for (uint q = 0; q < TM; q++) {
+            const float next = B_VEC == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (B_VEC == 1 ? 0 : 1)];
+            if (m0 + q >= p.m || column >= p.n || (column & 1u) != 0)
+                continue;
+            const uint i = ((m0 + q) * p.c_stride + column) >> 1;
+            const uint high = column + 1 < p.n ? to_bf16(next) : U32(p.c).v[i] >> 16;
+            U32(p.c).v[i] = to_bf16(acc[q][j]) | (high << 16);
+        }
+    }
+}
+
+void main()
+{
+    const uint lane = gl_SubgroupInvocationID;
+    const uint width = COLUMNS * SUBGROUP;
+    const uint across = (p.n + width - 1) / width;
+    const uint group = group_index();
+    if (across == 0)
+        return;
+    const uint m0 = group / across * TM, n0 = group % across * width;
+    if (m0 >= p.m)
+        return;
+
+    // Lanes beyond the edge load the last row (column) again and store nothing.
+    [[unroll]] for (uint i = 0; i < a_loads(); i++) {
+        const uint row = min(m0 + A_VEC * (lane + SUBGROUP * (i / A_VEC)), p.m - A_VEC) + i % A_VEC;
+        a_at[i] = p.a_first + (KIND == TN ? row : row * p.a_stride);
+    }
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
+        const uint column = min(n0 + B_VEC * (lane + SUBGROUP * (j / B_VEC)), p.n - B_VEC) + j % B_VEC;
+        b_at[j] = p.b_first + (KIND == NT ? column * p.b_stride : column);
+    }
+    [[unroll]] for (uint q = 0; q < TM; q++)
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+            acc[q][j] = 0.0;
+
+    const uint whole = p.k & ~(UNROLL - 1u);
+    for (uint k0 = 0; k0 < whole; k0 += TURN) {
+        const uint end = min(whole, k0 + TURN);
+        for (uint k = k0; k < end; k += UNROLL) {
+            load_a(k);
+            load_b(k);
+            [[unroll]] for (uint u = 0; u < UNROLL; u++)
+                multiply(u);
+        }
+    }
+    for (uint k = whole; k < p.k; k++) {
+        [[unroll]] for (uint i = 0; i < a_loads(); i++)
+            a[0][i] = element(p.a, a_at[i] + (KIND == TN ? k * p.a_stride : k), A_BF16);
+        [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+            b[0][j] = element(p.b, b_at[j] + (KIND == NT ? k : k * p.b_stride), B_BF16);
+        multiply(0);
+    }
+
+    finish(m0, n0);
+}
