@@ -140,7 +140,8 @@ struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows,
         return x;
     }
     vireo_assert(x.span.host);
-    memcpy(x.span.host, data, (size_t)tensor_count(x) * dtype_bytes(type));
+    if (data)
+        memcpy(x.span.host, data, (size_t)tensor_count(x) * dtype_bytes(type));
     return x;
 }
 

@@ -34,7 +34,7 @@ void tape_fail(struct tape *t, enum vireo_code code, const char *fmt, ...) VIREO
 
 // A fresh activation [rows, columns] (f32 unless said). `grad`: it can take a gradient (when the tape takes them).
 struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad);
-// A vector in upload memory filled from `data` (count elements of the type's size).
+// A vector in upload memory filled from `data` (count elements of the type's size); NULL: the caller writes span.host.
 struct tensor tape_upload(struct tape *t, enum dtype type, uint32_t count, const void *data);
 struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const void *data);
 

@@ -1,0 +1,20 @@
+// Between the files of this folder only.
+#ifndef VIREO_MODELS_INTERNAL_H
+#define VIREO_MODELS_INTERNAL_H
+
+#include "compute/models/model.h"
+
+// A model of this config with memory for weights and rope tables, values unset. NULL + err.
+struct model *model_create(struct gpu_device *dev, const json_t *config, enum dtype wanted, uint32_t max_positions,
+                           struct vireo_error *err);
+// Memory for all declared weights and the rope tables.
+bool model_allocate(struct model *m, uint32_t max_positions, struct vireo_error *err);
+
+// config.c: the parts of config.json that Qwen-like families share.
+bool config_read_generation(struct generation_config *out, const char *folder, const json_t *config,
+                            struct vireo_error *err);
+bool config_read_processor(struct image_processor *out, const char *folder, const struct model_config *c,
+                           struct vireo_error *err);
+
+
+#endif
