@@ -1,0 +1,178 @@
+#include "compute/nn/nn.h"
+
+#include "compute/base/check.h"
+#include "shaders/args/attention.h"
+
+#include <math.h>
+
+// What the backward pass needs; qkv is the rotated one.
+struct attention_step {
+    struct tensor qkv, out, lse;
+    struct nn_heads heads;
+    struct nn_spans spans;
+};
+
+static const float log2_e = 1.44269504f;
+
+// The q, k or v columns of qkv.
+static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32_t first_head, uint32_t heads)
+{
+    return tensor_column_part(qkv, first_head * h->head_dim, heads * h->head_dim);
+}
+
+// Groups of one subgroup whose lanes are `items`, once a kv head.
+static uint64_t groups_of(struct tape *t, uint64_t items, const struct nn_heads *h)
+{
+    uint32_t lanes = gpu_device_caps(tape_device(t))->subgroup_size;
+    return (items + lanes - 1) / lanes * h->kv_heads;
+}
+
+static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v)
+{
+    const struct nn_heads *h = &s->heads;
+    uint32_t rows = tensor_rows(s->qkv), group = h->heads / h->kv_heads;
+    struct tensor q = columns(s->qkv, h, 0, h->heads);
+    struct attention_args args = {
+        .q = q.span.address,
+        .k = k.span.address,
+        .v = v.span.address,
+        .queries = s->spans.query.span.address,
+        .o = s->out.span.address,
+        .lse = s->lse.span.address,
+        .rows = rows,
+        .group = group,
+        .kv_heads = h->kv_heads,
+        .q_stride = q.stride,
+        .kv_stride = k.stride,
+        .o_stride = s->out.stride,
+        .scale = h->scale * log2_e,
+    };
+    struct gpu_use uses[] = {
+        tensor_use(q, GPU_READ),     tensor_use(k, GPU_READ),       tensor_use(v, GPU_READ),
+        tensor_use(s->spans.query, GPU_READ), tensor_use(s->out, GPU_WRITE), tensor_use(s->lse, GPU_WRITE),
+    };
+    double width = (double)h->heads * h->head_dim;
+    gpu_dispatch(tape_device(t), KERNEL_ATTENTION_FWD,
+                 &(struct gpu_dispatch){
+                     .args = &args,
+                     .args_bytes = sizeof args,
+                     .constants = &h->head_dim,
+                     .constant_count = 1,
+                     .uses = uses,
+                     .use_count = s->lse.span.address ? 6 : 5,
+                     .groups = groups_of(t, (uint64_t)rows * group, h),
+                     .flops = 4 * s->spans.pairs * width,
+                     .bytes = 8.0 * rows * width + s->spans.pairs * width, // a block of keys serves about 8 rows
+                     .label = "attention",
+                 });
+}
+
+// dq with delta, then dk and dv. Both overwrite (fresh) or add; together they cover all columns of all rows.
+static void backward(struct tape *t, const void *data)
+{
+    const struct attention_step *s = data;
+    if (!tape_has_grad(t, s->out) || !tape_wants_grad(t, s->qkv))
+        return;
+    const struct nn_heads *h = &s->heads;
+    uint32_t rows = tensor_rows(s->qkv), group = h->heads / h->kv_heads;
+    bool fresh, unused;
+    struct tensor go = tape_grad(t, s->out, &unused), g = tape_grad(t, s->qkv, &fresh);
+    struct tensor delta = tape_new(t, DTYPE_F32, rows, h->heads, false);
+    if (tape_failed(t))
+        return;
+    struct attention_grad_args args = {
+        .qkv = s->qkv.span.address,
+        .spans = s->spans.query.span.address,
+        .o = s->out.span.address,
+        .go = go.span.address,
+        .lse = s->lse.span.address,
+        .delta = delta.span.address,
+        .gqkv = g.span.address,
+        .rows = rows,
+        .group = group,
+        .kv_heads = h->kv_heads,
+        .stride = s->qkv.stride,
+        .o_stride = s->out.stride,
+        .go_stride = go.stride,
+        .g_stride = g.stride,
+        .add = !fresh,
+        .scale = h->scale,
+    };
+    // The two kernels write different columns of g, but their address ranges overlap: they run one after the other
+    // anyway, since the second reads delta.
+    struct gpu_use uses[] = {
+        tensor_use(s->qkv, GPU_READ),  tensor_use(s->spans.query, GPU_READ), tensor_use(go, GPU_READ),
+        tensor_use(s->lse, GPU_READ),  tensor_use(delta, GPU_WRITE),         tensor_use(g, fresh ? GPU_WRITE : GPU_READ_WRITE),
+        tensor_use(s->out, GPU_READ),
+    };
+    double width = (double)h->heads * h->head_dim;
+    struct gpu_dispatch d = {
+        .args = &args,
+        .args_bytes = sizeof args,
+        .constants = &h->head_dim,
+        .constant_count = 1,
+        .uses = uses,
+        .use_count = VIREO_COUNT(uses),
+        .groups = groups_of(t, (uint64_t)rows * group, h),
+        .flops = 6 * s->spans.pairs * width,
+        .bytes = 16.0 * rows * width + s->spans.pairs * width,
+        .label = "attention.backward_query",
+    };
+    gpu_dispatch(tape_device(t), KERNEL_ATTENTION_BWD_QUERY, &d);
+
+    args.spans = s->spans.key.span.address;
+    uses[1] = tensor_use(s->spans.key, GPU_READ);
+    uses[4].access = GPU_READ;
+    uses[5].access = GPU_READ_WRITE; // its columns stand beside those of the first
+    d.use_count = VIREO_COUNT(uses) - 1;
+    d.groups = groups_of(t, rows, h);
+    d.flops = 8 * s->spans.pairs * width;
+    d.label = "attention.backward_key";
+    gpu_dispatch(tape_device(t), KERNEL_ATTENTION_BWD_KEY, &d);
+}
+
+struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
+                           const struct nn_kv *kv)
+{
+    uint32_t rows = tensor_rows(qkv);
+    bool grad = !kv && tape_wants_grad(t, qkv);
+    struct attention_step s = {
+        .qkv = qkv,
+        .out = tape_new(t, DTYPE_F32, rows, h->heads * h->head_dim, grad),
+        .heads = *h,
+        .spans = *spans,
+    };
+    if (grad)
+        s.lse = tape_new(t, DTYPE_F32, rows, h->heads, false);
+    if (tape_failed(t))
+        return s.out;
+    if (h->head_dim < 1 || h->head_dim > 128 || h->kv_heads == 0 || h->heads % h->kv_heads != 0) {
+        tape_fail(t, VIREO_UNSUPPORTED,
+                  "attention with head_dim %u (1 to 128), %u heads and %u kv heads (a divisor of the heads)", h->head_dim,
+                  h->heads, h->kv_heads);
+        return s.out;
+    }
+    vireo_assert(qkv.dtype == DTYPE_F32 && tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
+    vireo_assert(spans->query.dtype == DTYPE_U32 && spans->query.stride == 4 && tensor_rows(spans->query) >= rows);
+    struct tensor k = kv ? kv->k : columns(qkv, h, h->heads, h->kv_heads);
+    struct tensor v = kv ? kv->v : columns(qkv, h, h->heads + h->kv_heads, h->kv_heads);
+    if (k.dtype != DTYPE_F32 || v.dtype != DTYPE_F32) {
+        tape_fail(t, VIREO_UNSUPPORTED, "the key/value pool is %s: only f32 is built", dtype_name(k.dtype));
+        return s.out;
+    }
+    vireo_assert(tensor_columns(k) == h->kv_heads * h->head_dim && k.stride == v.stride);
+    // Kernels count elements in 32 bits.
+    if ((uint64_t)rows * qkv.stride > UINT32_MAX || (uint64_t)tensor_rows(k) * k.stride > UINT32_MAX) {
+        tape_fail(t, VIREO_TOO_LARGE, "attention over %u rows of %u values: a tensor holds at most 2^32 values", rows,
+                  qkv.stride);
+        return s.out;
+    }
+    if (rows > 0)
+        forward(t, &s, k, v);
+    if (grad) {
+        vireo_assert(spans->key.span.address && spans->key.dtype == DTYPE_U32 && spans->key.stride == 2 &&
+                     tensor_rows(spans->key) >= rows);
+        tape_push(t, "attention", backward, &s, sizeof s);
+    }
+    return s.out;
+}

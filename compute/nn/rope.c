@@ -1,0 +1,127 @@
+#include "compute/nn/nn.h"
+
+#include "compute/base/check.h"
+#include "shaders/args/rope.h"
+
+#include <math.h>
+
+void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, float *out)
+{
+    for (uint32_t f = 0; f < frequencies; f++) {
+        float inverse = 1.0f / powf(theta, (float)(2 * f) / (float)dim);
+        for (uint32_t p = 0; p < positions; p++) {
+            float angle = (float)p * inverse;
+            float *row = out + (size_t)p * 2 * frequencies;
+            row[f] = cosf(angle);
+            row[frequencies + f] = sinf(angle);
+        }
+    }
+}
+
+struct rope_step {
+    struct tensor x; // qkv or its gradient
+    struct nn_heads heads;
+    struct nn_rope rope;
+};
+
+static void rotate(struct tape *t, const struct rope_step *s, const struct nn_kv *kv, float sign)
+{
+    const struct nn_heads *h = &s->heads;
+    const struct nn_rope *r = &s->rope;
+    uint32_t rows = tensor_rows(s->x), half = h->head_dim / 2;
+    struct rope_args args = {
+        .qkv = s->x.span.address,
+        .table = r->table.span.address,
+        .positions = r->positions.span.address,
+        .slot = kv ? kv->slot.span.address : 0,
+        .k = kv ? kv->k.span.address : 0,
+        .v = kv ? kv->v.span.address : 0,
+        .rows = rows,
+        .heads = h->heads,
+        .kv_heads = h->kv_heads,
+        .stride = s->x.stride,
+        .half_dim = half,
+        .section0 = r->section[0],
+        .section1 = r->section[1],
+        .restart = r->restart,
+        .frequencies = r->frequencies,
+        .table_rows = tensor_rows(r->table),
+        .sign = sign,
+    };
+    struct gpu_use uses[6] = {
+        tensor_use(s->x, GPU_READ_WRITE),
+        tensor_use(r->table, GPU_READ),
+        tensor_use(r->positions, GPU_READ),
+    };
+    if (kv) {
+        uses[3] = tensor_use(kv->slot, GPU_READ);
+        uses[4] = tensor_use(kv->k, GPU_WRITE);
+        uses[5] = tensor_use(kv->v, GPU_WRITE);
+    }
+    double values = (double)rows * h->head_dim * (h->heads + h->kv_heads);
+    gpu_dispatch(tape_device(t), KERNEL_ROPE,
+                 &(struct gpu_dispatch){
+                     .args = &args,
+                     .args_bytes = sizeof args,
+                     .uses = uses,
+                     .use_count = kv ? 6 : 3,
+                     .groups = ((uint64_t)rows * half + gpu_device_caps(tape_device(t))->subgroup_size - 1) /
+                               gpu_device_caps(tape_device(t))->subgroup_size,
+                     .flops = 3 * values,
+                     .bytes = 8 * values,
+                     .label = sign < 0 ? "rope.backward" : kv ? "rope.store" : "rope",
+                 });
+}
+
+static void rope_backward(struct tape *t, const void *data)
+{
+    struct rope_step s = *(const struct rope_step *)data;
+    if (!tape_has_grad(t, s.x))
+        return;
+    bool fresh;
+    s.x = tape_grad(t, s.x, &fresh);
+    if (!tape_failed(t))
+        rotate(t, &s, NULL, -1);
+}
+
+static bool shapes_fit(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_rope *rope)
+{
+    uint32_t half = h->head_dim / 2, widest = 0, sum = 0;
+    for (int i = 0; i < 3; i++) {
+        sum += rope->section[i];
+        widest = VIREO_MAX(widest, rope->section[i]);
+    }
+    if (h->head_dim % 2 != 0 || sum != half) {
+        tape_fail(t, VIREO_INVALID, "rotary sections %u + %u + %u must add up to half of head_dim %u", rope->section[0],
+                  rope->section[1], rope->section[2], h->head_dim);
+        return false;
+    }
+    vireo_assert(qkv.dtype == DTYPE_F32 && tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
+    vireo_assert(rope->frequencies >= (rope->restart ? widest : half));
+    vireo_assert(rope->table.dtype == DTYPE_F32 && rope->table.stride == 2 * rope->frequencies);
+    vireo_assert(tensor_rows(rope->table) > 0);
+    vireo_assert(rope->positions.dtype == DTYPE_U32 && rope->positions.stride == 4);
+    vireo_assert(tensor_rows(rope->positions) >= tensor_rows(qkv));
+    return true;
+}
+
+struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_rope *rope,
+                            const struct nn_kv *kv)
+{
+    if (tape_failed(t) || !shapes_fit(t, qkv, h, rope))
+        return qkv;
+    if (kv) {
+        uint32_t width = h->kv_heads * h->head_dim;
+        if (kv->k.dtype != DTYPE_F32 || kv->v.dtype != DTYPE_F32) {
+            tape_fail(t, VIREO_UNSUPPORTED, "the key/value pool is %s: only f32 is built", dtype_name(kv->k.dtype));
+            return qkv;
+        }
+        vireo_assert(kv->k.stride == width && kv->v.stride == width);
+        vireo_assert(kv->slot.dtype == DTYPE_U32 && tensor_count(kv->slot) >= tensor_rows(qkv));
+    }
+    struct rope_step s = {.x = qkv, .heads = *h, .rope = *rope};
+    rotate(t, &s, kv, 1);
+    if (tape_wants_grad(t, qkv))
+        tape_push(t, "rope", rope_backward, &s, sizeof s);
+    return qkv;
+}
