@@ -9,6 +9,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 struct gpu_device;
 
@@ -34,6 +35,11 @@ struct gpu_caps {
 
 // Lists all devices. *out is an array to free(); count 0 with success means Vulkan is there without devices.
 bool gpu_device_list(struct gpu_caps **out, size_t *count, struct vireo_error *err);
+// What `vireo devices` prints: all devices with what matters of them, which of them cannot be used and why, and the
+// choice that "auto" would make.
+bool gpu_device_print(FILE *out, struct vireo_error *err);
+const char *gpu_device_type_name(enum gpu_device_type t); // "discrete", "integrated", "virtual", "cpu", "other"
+void gpu_uuid_text(const uint8_t uuid[16], char text[33]); // lower-case hexadecimal
 
 struct gpu_device_params {
     const char *select;         // index, UUID (hex) or part of the name; NULL or "auto": discrete, integrated, virtual, CPU
@@ -46,10 +52,14 @@ struct gpu_device_params {
     uint64_t memory_limit;      // most bytes all arenas together may hold; 0: the device's budget
     uint32_t subgroup_size;     // 0: best of the device; else this size where it can be chosen
     double submit_seconds;      // aim for the length of one submit; 0: 0.1
+    double wait_seconds;        // a wait without any progress for this long means that the device is lost; 0: 300
+    bool robust;                // debug: robustBufferAccess
 };
 
 // NULL + err: VIREO_UNAVAILABLE (no Vulkan, no such device), VIREO_UNSUPPORTED (below the minimum; names what is missing).
-// Environment: VIREO_GPU_DEBUG=validation,barriers,shuffle=SEED,poison adds to `p`.
+// Environment: VIREO_GPU_DEBUG=validation,barriers,shuffle=SEED,poison,robust,limit=MIB,subgroup=N adds to `p`
+// (`auto-validation`: where the layer is installed). VIREO_VULKAN_LIBRARY: file to load instead of libvulkan.so.1.
+// With a cache folder and no MESA_SHADER_CACHE_DIR, Mesa's shader cache is put there too (a CPU driver has no other).
 struct gpu_device *gpu_device_create(const struct gpu_device_params *p, struct vireo_error *err);
 void gpu_device_destroy(struct gpu_device **dev); // waits until idle; NULL is fine
 const struct gpu_caps *gpu_device_caps(const struct gpu_device *dev);
@@ -61,8 +71,9 @@ bool gpu_device_is_lost(const struct gpu_device *dev);
 
 // Counters since creation, for benchmarks and /metrics.
 struct gpu_counters {
-    uint64_t dispatches, barriers, submits, pipelines, bytes_held, bytes_peak;
-    double device_seconds; // summed GPU time where timestamps are on
+    uint64_t dispatches, barriers; // barriers: those derived from declared uses
+    uint64_t submits, pipelines, bytes_held, bytes_peak;
+    double device_seconds; // summed time of the submits that are over, where the device has timestamps
 };
 struct gpu_counters gpu_device_counters(const struct gpu_device *dev);
 

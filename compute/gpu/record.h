@@ -3,7 +3,10 @@
 // The recorder collects work in order. From the spans each dispatch declares (read, write) it derives the barriers;
 // nobody writes one by hand. Work is submitted when it is estimated to last about gpu_device_params.submit_seconds, and
 // at gpu_submit. Failure sticks: after the first failed call gpu_dispatch and the copies do nothing and the next
-// gpu_submit or gpu_wait reports it. Fault points: gpu.submit, gpu.wait, gpu.allocate (base/fault.h).
+// gpu_submit or gpu_wait reports it. gpu_submit then clears it (what was recorded since is dropped), except a lost
+// device, which stays lost. A dispatch that is estimated to last longer than a submit is cut into ranges of groups.
+// Fault points (base/fault.h): gpu.submit and gpu.wait report a lost device, gpu.hang makes a wait see no progress,
+// gpu.allocate makes an allocation fail.
 #ifndef VIREO_GPU_RECORD_H
 #define VIREO_GPU_RECORD_H
 
@@ -30,6 +33,10 @@ struct gpu_dispatch {
     double flops, bytes;       // estimate of the work, for cutting submits; 0 is allowed
     const char *label;         // static string for timers and debug labels; NULL: the kernel's name
 };
+
+const char *gpu_kernel_name(enum gpu_kernel kernel); // "fill_f32"
+// False: the kernel uses a feature that this device lacks (16-bit types, cooperative matrices ...); take another.
+bool gpu_kernel_runs(const struct gpu_device *dev, enum gpu_kernel kernel);
 
 // Appends one dispatch. The pipeline is created on first use.
 void gpu_dispatch(struct gpu_device *dev, enum gpu_kernel kernel, const struct gpu_dispatch *d);
@@ -59,7 +66,8 @@ struct gpu_warm {
 };
 bool gpu_warm_up(struct gpu_device *dev, const struct gpu_warm *list, size_t count, struct vireo_error *err);
 
-// Timestamps per label. gpu_timers_on starts collecting (each dispatch is timed); gpu_timers_read submits, waits, and
+// Timestamps per label. gpu_timers_on starts collecting (each dispatch is timed, and runs alone: a full barrier after
+// each, so that the times can be told apart); gpu_timers_read submits, waits, and
 // returns rows sorted by time, to be freed by the caller with free().
 struct gpu_timer_row {
     char label[64];
