@@ -1,7 +1,7 @@
 // The order in which training visits a dataset: a seeded permutation per epoch, addressable by position.
 //
-// Position p (0, 1, 2, …) is a row count over the whole run: epoch p / rows_per_epoch, place p % rows_per_epoch. The row at
-// a position depends on (seed, epoch, place) alone, so a resumed run needs nothing but the position. The shuffle is
+// Batch number s holds positions s * batch … of the run; position p is place p % rows of epoch p / rows. The row there
+// depends on (seed, epoch, place) alone, so a resumed run needs nothing but the number of the next step. The shuffle is
 // Fisher-Yates over units with Philox (key = seed, counter = epoch and step); rows that must stay together (two questions
 // about one picture) form a unit and keep their order.
 #ifndef VIREO_DATASET_ORDER_H
@@ -27,11 +27,11 @@ struct order; // one owner at a time
 struct order *order_create(const struct order_config *config, struct vireo_error *err);
 void order_destroy(struct order **o);
 
-// Batches in `epochs` passes (fractions rounded down, at least 1 row must fit): with drop_last rows / batch per epoch, else
-// ceil(rows * epochs / batch). 0 if drop_last and rows < batch.
+// Batches in `epochs` passes: with drop_last (rows / batch rounded down) * epochs, else ceil(rows * epochs / batch), the
+// last one filled up from the next epoch. 0 if drop_last and rows < batch; then order_batch must not be called.
 uint64_t order_batches(const struct order *o, uint64_t epochs);
-// Rows of batch number `step` (from 0) into out [batch], and the epoch (fraction done) after it, for metrics; epoch may be
-// NULL. Never fails: the permutation of an epoch is made in memory taken by create.
+// Rows of batch number `step` (from 0, any order of calls) into out [batch], and the epochs done after it, for metrics;
+// epoch may be NULL. A batch larger than the dataset repeats rows. Never fails: create took the memory.
 void order_batch(struct order *o, uint64_t step, uint32_t *out, double *epoch);
 
 #endif

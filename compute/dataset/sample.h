@@ -56,13 +56,14 @@ struct dataset {
     struct sample_image *images; // each different picture once
     uint32_t image_count;
     uint32_t form_count[3]; // rows per sample_form
+    uint32_t *units;        // samples[i].unit again, as order_config wants it
 };
 
 void dataset_finish(struct dataset *d); // a zeroed dataset is fine
 
 // True if some row's item has the top-level member `key` (a grader may name it).
 bool dataset_has_item_key(const struct dataset *d, const char *key);
-// [count] unit numbers for order_config; in the arena made at loading.
+// [count] unit numbers for order_config, as long as the dataset lives.
 const uint32_t *dataset_units(const struct dataset *d);
 
 #endif
