@@ -44,7 +44,8 @@ struct generation {
     uint32_t n;                   // samples
     uint32_t first_sample;        // Philox counter of sample 0 (rollouts: position in the step)
     struct sampling sampling;
-    // Return false to end this sample at once (a stop string was completed): it ends with ENGINE_STOP.
+    // An end-of-sequence token is reported like any other, then the end. Return false to end this sample at once (a stop
+    // string was completed): it ends with ENGINE_STOP. Neither callback may call into the engine.
     bool (*on_token)(void *user, uint32_t sample, const struct engine_token *token);
     void (*on_end)(void *user, uint32_t sample, enum engine_end reason, const struct vireo_error *why);
     void *user;
@@ -69,9 +70,6 @@ void engine_cancel(struct engine *e, uint64_t id); // on_end(ENGINE_CANCELLED) b
 // Admits what fits, computes one batch, emits tokens. *busy: something is left. False: the device failed; every open
 // generation has ended with ENGINE_FAILED.
 bool engine_step(struct engine *e, bool *busy, struct vireo_error *err);
-// Drops every cached result that depends on the weights (call after an update).
-void engine_weights_changed(struct engine *e);
-
 struct engine_stats {
     uint32_t running, waiting;
     uint64_t prompt_tokens, generated_tokens, image_tokens, steps;
