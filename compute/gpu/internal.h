@@ -213,6 +213,8 @@ struct gpu_timeline {
 };
 bool timeline_init(struct gpu_device *dev, struct vireo_error *err);
 void timeline_finish(struct gpu_device *dev);
+// Drops what is not submitted and waits for what is, before objects are destroyed; at most 5 s if the device is lost.
+void timeline_drain(struct gpu_device *dev);
 // Submits what is recorded; false: the stream has failed, now or before (dev->failure).
 bool timeline_flush(struct gpu_device *dev);
 bool timeline_wait(struct gpu_device *dev, uint64_t ticket, struct vireo_error *err);

@@ -343,13 +343,14 @@ bool gpu_warm_up(struct gpu_device *dev, const struct gpu_warm *list, size_t cou
     // "nothing to do".
     static const uint32_t nothing[32];
     for (size_t i = 0; ok && dev->caps.type == GPU_CPU && i < count; i++)
-        gpu_dispatch(dev, list[i].kernel,
-                     &(struct gpu_dispatch){.args = nothing,
-                                            .args_bytes = sizeof nothing,
-                                            .constants = list[i].constants,
-                                            .constant_count = list[i].constant_count,
-                                            .groups = 1,
-                                            .label = "warm up"});
+        if (!(*find(&dev->pipelines, list[i].kernel, list[i].constants, list[i].constant_count))->used)
+            gpu_dispatch(dev, list[i].kernel,
+                         &(struct gpu_dispatch){.args = nothing,
+                                                .args_bytes = sizeof nothing,
+                                                .constants = list[i].constants,
+                                                .constant_count = list[i].constant_count,
+                                                .groups = 1,
+                                                .label = "warm up"});
     ok = ok && gpu_finish(dev, err);
     if (ok && fresh > 0) {
         log_info("%zu kernels ready in %.2f s", fresh, clock_seconds() - start);

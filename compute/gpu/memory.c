@@ -232,8 +232,8 @@ void gpu_arena_destroy(struct gpu_arena **arena)
     *arena = NULL;
     struct gpu_device *dev = a->dev;
     // What was recorded may use it. A failure is kept for the stream's next gpu_submit.
-    if (a->count > 0 && timeline_flush(dev))
-        timeline_wait(dev, dev->timeline.submitted, NULL);
+    if (a->count > 0 && !(timeline_flush(dev) && timeline_wait(dev, dev->timeline.submitted, NULL)))
+        timeline_drain(dev);
     for (struct gpu_arena **link = &dev->arenas; *link; link = &(*link)->next)
         if (*link == a) {
             *link = a->next;

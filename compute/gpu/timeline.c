@@ -191,11 +191,11 @@ bool timeline_wait(struct gpu_device *dev, uint64_t ticket, struct vireo_error *
     return true;
 }
 
-void timeline_finish(struct gpu_device *dev)
+void timeline_drain(struct gpu_device *dev)
 {
     struct gpu_timeline *t = &dev->timeline;
     record_drop(dev);
-    // Also after an injected loss: the work may still run. A device that is really gone answers at once or in 5 s.
+    // Also after a loss: a device that hung or was declared lost may still run. One that is gone answers at once.
     if (t->semaphore)
         dev->vk->WaitSemaphores(dev->handle,
                                 &(VkSemaphoreWaitInfo){
@@ -205,6 +205,12 @@ void timeline_finish(struct gpu_device *dev)
                                     .pValues = &t->submitted,
                                 },
                                 (uint64_t)((dev->lost ? 5 : dev->params.wait_seconds) * 1e9));
+}
+
+void timeline_finish(struct gpu_device *dev)
+{
+    struct gpu_timeline *t = &dev->timeline;
+    timeline_drain(dev);
     for (int i = 0; i < GPU_SLOTS; i++) {
         struct gpu_slot *s = &t->slots[i];
         if (s->pool)

@@ -1,0 +1,768 @@
+// compute/gpu on whatever Vulkan device there is: devices, arenas, order of work, failures, timers.
+#include "tests/check.h"
+
+#include "compute/base/check.h"
+#include "compute/base/fault.h"
+#include "compute/base/file.h"
+#include "compute/gpu/record.h"
+#include "shaders/args/fill.h"
+
+#include <unistd.h>
+
+static struct gpu_device *make(const struct gpu_device_params *p)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = gpu_device_create(p, &err);
+    if (!dev)
+        fail_msg("no device: %s", err.message);
+    return dev;
+}
+
+// Ends a device that must have given no message of the validation layer.
+static void end(struct gpu_device **dev)
+{
+    REQUIRE_INT(gpu_device_messages(*dev), 0);
+    gpu_device_destroy(dev);
+}
+
+static struct gpu_arena *arena(struct gpu_device *dev, const char *name, enum gpu_memory memory, uint64_t bytes)
+{
+    struct vireo_error err = {0};
+    struct gpu_arena *a = gpu_arena_create(
+        dev, &(struct gpu_arena_params){.name = name, .memory = memory, .bytes = bytes}, &err);
+    if (!a)
+        fail_msg("no arena: %s", err.message);
+    return a;
+}
+
+static struct gpu_span take(struct gpu_arena *a, uint64_t bytes)
+{
+    struct vireo_error err = {0};
+    struct gpu_span s = gpu_arena_take(a, bytes, &err);
+    if (!s.address)
+        fail_msg("no span: %s", err.message);
+    return s;
+}
+
+// to = scale * from + value over `count` floats; `from` without a block: to = value. Declared as asked.
+static void affine_declared(struct gpu_device *dev, struct gpu_span to, struct gpu_span from, uint32_t count,
+                            float scale, float value, bool declare_from, double flops)
+{
+    struct fill_args args = {.to = to.address, .from = from.address, .count = count, .scale = scale, .value = value};
+    struct gpu_use uses[] = {{to.address, count * 4ull, GPU_WRITE}, {from.address, count * 4ull, GPU_READ}};
+    uint32_t per_group = 32 * gpu_device_caps(dev)->subgroup_size;
+    gpu_dispatch(dev, KERNEL_FILL_F32,
+                 &(struct gpu_dispatch){
+                     .args = &args,
+                     .args_bytes = sizeof args,
+                     .uses = uses,
+                     .use_count = declare_from ? 2 : 1,
+                     .groups = (count + per_group - 1) / per_group,
+                     .flops = flops,
+                     .bytes = flops > 0 ? 0 : count * 8.0,
+                     .label = "affine",
+                 });
+}
+
+static void affine(struct gpu_device *dev, struct gpu_span to, struct gpu_span from, uint32_t count, float scale,
+                   float value)
+{
+    affine_declared(dev, to, from, count, scale, value, true, 0);
+}
+
+static const struct gpu_span nothing;
+
+// ---- devices ----
+
+static void devices_are_listed_and_printed(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_caps *caps = NULL;
+    size_t count = 0;
+    REQUIRE_OK(gpu_device_list(&caps, &count, &err));
+    REQUIRE(count > 0);
+    for (size_t i = 0; i < count; i++) {
+        REQUIRE_INT(caps[i].index, i);
+        REQUIRE(caps[i].name[0] && caps[i].heap_bytes > 0);
+        REQUIRE(caps[i].missing[0] || (caps[i].subgroup_size >= caps[i].subgroup_min &&
+                                       caps[i].subgroup_size <= caps[i].subgroup_max && caps[i].max_push_bytes >= 128));
+    }
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    REQUIRE_OK(gpu_device_print(out, &err));
+    fclose(out);
+    REQUIRE(strstr(text, caps[0].name) && strstr(text, "uuid") && strstr(text, "* "));
+    free(text);
+    free(caps);
+}
+
+static void a_device_is_chosen_by_index_uuid_and_name(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_caps c = *gpu_device_caps(dev);
+    end(&dev);
+    char index[16], uuid[33], dashed[40], part[9];
+    snprintf(index, sizeof index, "%u", c.index);
+    gpu_uuid_text(c.uuid, uuid);
+    snprintf(dashed, sizeof dashed, "%.8s-%.4s-%.4s-%.4s-%s", uuid, uuid + 8, uuid + 12, uuid + 16, uuid + 20);
+    snprintf(part, sizeof part, "%.8s", c.name);
+    for (char *p = part; *p; p++)
+        *p = (char)(*p >= 'a' && *p <= 'z' ? *p - 32 : *p);
+    const char *good[] = {"auto", "", index, uuid, dashed, c.name, part};
+    for (size_t i = 0; i < VIREO_COUNT(good); i++) {
+        dev = make(&(struct gpu_device_params){.select = good[i]});
+        REQUIRE_STRING(gpu_device_caps(dev)->name, c.name);
+        end(&dev);
+    }
+    const char *bad[] = {"99", "no such device", "00000000000000000000000000000000"};
+    for (size_t i = 0; i < VIREO_COUNT(bad); i++) {
+        REQUIRE_FAIL(gpu_device_create(&(struct gpu_device_params){.select = bad[i]}, &err), VIREO_UNAVAILABLE);
+        REQUIRE(strstr(err.message, bad[i]));
+    }
+    REQUIRE_FAIL(gpu_device_create(&(struct gpu_device_params){.subgroup_size = 3}, &err), VIREO_UNSUPPORTED);
+}
+
+static void without_vulkan_the_error_says_so(void **state)
+{
+    struct vireo_error err = {0};
+    setenv("VIREO_VULKAN_LIBRARY", "no-such-library.so", 1);
+    struct gpu_device *dev = gpu_device_create(NULL, &err);
+    struct gpu_caps *caps = NULL;
+    size_t count = 7;
+    bool listed = gpu_device_list(&caps, &count, NULL);
+    unsetenv("VIREO_VULKAN_LIBRARY");
+    REQUIRE(!dev && !listed && count == 7);
+    REQUIRE_INT(err.code, VIREO_UNAVAILABLE);
+    REQUIRE(strstr(err.message, "libvulkan"));
+}
+
+static void debug_words_are_checked(void **state)
+{
+    struct vireo_error err = {0};
+    char *old = getenv("VIREO_GPU_DEBUG");
+    old = old ? strdup(old) : NULL;
+    setenv("VIREO_GPU_DEBUG", "barriers,bariers", 1);
+    struct gpu_device *dev = gpu_device_create(NULL, &err);
+    if (old)
+        setenv("VIREO_GPU_DEBUG", old, 1);
+    else
+        unsetenv("VIREO_GPU_DEBUG");
+    free(old);
+    REQUIRE(!dev);
+    REQUIRE_INT(err.code, VIREO_INVALID);
+    REQUIRE(strstr(err.message, "'bariers'"));
+}
+
+// ---- memory ----
+
+static void arenas_align_grow_and_rewind(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_arena *a = gpu_arena_create(
+        dev, &(struct gpu_arena_params){.name = "grows", .bytes = 4096, .grows = true}, &err);
+    REQUIRE(a);
+    REQUIRE_INT(gpu_arena_held(a), 0);
+    uint64_t empty = gpu_arena_mark(a);
+    struct gpu_span x = take(a, 1), y = take(a, 300);
+    REQUIRE(x.address % 256 == 0 && y.address % 256 == 0);
+    REQUIRE_INT(x.bytes, 256);
+    REQUIRE_INT(y.bytes, 512);
+    REQUIRE_INT(gpu_arena_used(a), 768);
+    uint64_t mark = gpu_arena_mark(a);
+    struct gpu_span big = take(a, 10000), more = take(a, 3000); // a block of its own, and a further one
+    REQUIRE(big.block != x.block && more.block != x.block);
+    REQUIRE_INT(gpu_arena_held(a), 4096 + 10240 + 4096);
+    uint64_t used = gpu_arena_used(a);
+    gpu_arena_rewind(a, mark);
+    REQUIRE_INT(gpu_arena_used(a), 768);
+    REQUIRE_INT(gpu_arena_peak(a), used);
+    struct gpu_span again = take(a, 10000);
+    REQUIRE_INT(again.address, big.address);
+    REQUIRE_INT(gpu_arena_held(a), 4096 + 10240 + 4096); // nothing new
+    gpu_arena_rewind(a, empty);
+    REQUIRE_INT(gpu_arena_used(a), 0);
+    REQUIRE_INT(take(a, 1).address, x.address);
+    struct gpu_span part = gpu_span_part(y, 256, 100);
+    REQUIRE_INT(part.address, y.address + 256);
+    REQUIRE_INT(part.offset, y.offset + 256);
+    REQUIRE_INT(gpu_device_counters(dev).bytes_held, gpu_arena_held(a));
+    gpu_arena_destroy(&a);
+    gpu_arena_destroy(&a); // NULL is fine
+    REQUIRE_INT(gpu_device_counters(dev).bytes_held, 0);
+    end(&dev);
+}
+
+static void a_full_arena_tells_wanted_and_available(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){.memory_limit = 64 << 20});
+    struct gpu_arena *a = arena(dev, "weights", GPU_MEMORY_DEVICE, 48 << 20);
+    REQUIRE(!gpu_arena_create(dev, &(struct gpu_arena_params){.name = "moments", .bytes = 32 << 20}, &err));
+    REQUIRE_INT(err.code, VIREO_DEVICE_MEMORY);
+    REQUIRE(strstr(err.message, "'moments'") && strstr(err.message, "32.0 MiB") && strstr(err.message, "16.0 MiB"));
+    take(a, 47 << 20);
+    REQUIRE_FAIL(gpu_arena_take(a, 2 << 20, &err).address, VIREO_DEVICE_MEMORY);
+    REQUIRE(strstr(err.message, "'weights'") && strstr(err.message, "2.0 MiB") && strstr(err.message, "1.0 MiB"));
+    take(a, 1 << 20); // what is left can still be had
+    REQUIRE_FAIL(gpu_arena_take(a, UINT64_MAX, &err).address, VIREO_DEVICE_MEMORY);
+    vireo_fault_set("fail:gpu.allocate:0");
+    REQUIRE(!gpu_arena_create(dev, &(struct gpu_arena_params){.name = "refused", .bytes = 1 << 20}, &err));
+    vireo_fault_set("");
+    REQUIRE_INT(err.code, VIREO_DEVICE_MEMORY);
+    REQUIRE(strstr(err.message, "OUT_OF_DEVICE_MEMORY"));
+    // Nothing is wrong with the device.
+    struct gpu_arena *b = arena(dev, "fits", GPU_MEMORY_READBACK, 1 << 20);
+    gpu_arena_destroy(&b);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+static void fresh_memory_is_poisoned(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){.poison = true});
+    enum gpu_memory kinds[] = {GPU_MEMORY_DEVICE, GPU_MEMORY_UPLOAD, GPU_MEMORY_READBACK};
+    for (size_t i = 0; i < VIREO_COUNT(kinds); i++) {
+        struct gpu_arena *a = arena(dev, "poison", kinds[i], 4096);
+        float v[16];
+        struct gpu_span s = take(a, sizeof v);
+        REQUIRE_OK(gpu_read(dev, s, v, sizeof v, &err));
+        for (size_t k = 0; k < VIREO_COUNT(v); k++)
+            REQUIRE(isnan(v[k]));
+        if (kinds[i] == GPU_MEMORY_DEVICE) { // taken again: poisoned again
+            float zero[16] = {0};
+            REQUIRE_OK(gpu_write(dev, s, zero, sizeof zero, &err));
+            gpu_arena_rewind(a, 0);
+            REQUIRE_OK(gpu_read(dev, take(a, sizeof v), v, sizeof v, &err));
+            REQUIRE(isnan(v[0]));
+        } else {
+            REQUIRE(s.host);
+        }
+        gpu_arena_destroy(&a);
+    }
+    end(&dev);
+}
+
+// ---- the stream ----
+
+static void work_happens_in_the_order_given(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 1 << 20);
+    enum { N = 1000 };
+    struct gpu_span x = take(a, N * 4), y = take(a, N * 4);
+    float in[N], out[N], back[N];
+    for (int i = 0; i < N; i++)
+        in[i] = (float)i;
+    gpu_fill(dev, x, 0x3f800000, N * 4); // overwritten by the upload
+    gpu_upload(dev, x, in, N * 4);
+    memset(in, 0, sizeof in);              // was copied
+    affine(dev, y, x, N, 2, 1);            // y = 2i + 1
+    gpu_copy(dev, x, y, N * 4);            // x = 2i + 1
+    affine(dev, y, x, N, -1, 0.5f);        // y = -2i - 0.5
+    gpu_fill(dev, gpu_span_part(y, 40, 4), 0x40490fdb, 4);
+    REQUIRE_OK(gpu_read(dev, y, out, N * 4, &err));
+    REQUIRE_OK(gpu_read(dev, x, back, N * 4, &err));
+    for (int i = 0; i < N; i++) {
+        REQUIRE_NEAR(back[i], 2 * i + 1, 0);
+        REQUIRE_NEAR(out[i], i == 10 ? 3.14159274f : -2 * i - 0.5, 0);
+    }
+    float two[2] = {7, 8};
+    REQUIRE_OK(gpu_write(dev, gpu_span_part(x, 8, 8), two, 8, &err));
+    REQUIRE_OK(gpu_read(dev, x, back, 16, &err));
+    REQUIRE(back[1] == 3 && back[2] == 7 && back[3] == 8);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+// Poison hides the mapping, so that everything goes through staging; 21 MiB pass the ring of 16 more than once.
+static void large_transfers_go_through_bounded_staging(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    uint64_t count = (21 << 18) + 3, bytes = count * 4;
+    struct gpu_arena *a = arena(dev, "large", GPU_MEMORY_DEVICE, bytes + 512);
+    struct gpu_span s = take(a, bytes);
+    uint32_t *in = malloc(bytes), *out = calloc(1, bytes);
+    REQUIRE(in && out);
+    for (uint64_t i = 0; i < count; i++)
+        in[i] = (uint32_t)(i * 2654435761u);
+    uint64_t before = gpu_device_counters(dev).bytes_held;
+    gpu_upload(dev, s, in, bytes);
+    gpu_upload(dev, s, in, 5); // odd sizes keep later pieces aligned
+    gpu_upload(dev, gpu_span_part(s, 8, 4), in + 2, 4);
+    REQUIRE_OK(gpu_read(dev, s, out, bytes, &err));
+    REQUIRE(memcmp(in, out, bytes) == 0);
+    REQUIRE_INT(gpu_device_counters(dev).bytes_held - before, 16 << 20);
+    free(in);
+    free(out);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+static uint64_t barriers_of(struct gpu_device *dev, uint64_t *seen)
+{
+    struct vireo_error err = {0};
+    REQUIRE_OK(gpu_finish(dev, &err));
+    uint64_t now = gpu_device_counters(dev).barriers, n = now - *seen;
+    *seen = now;
+    return n;
+}
+
+static void barriers_follow_from_declared_uses(void **state)
+{
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 1 << 20);
+    struct gpu_span s[10];
+    uint64_t seen = 0;
+    for (int i = 0; i < 10; i++)
+        s[i] = take(a, 1024);
+    for (int i = 0; i < 10; i++)
+        affine(dev, s[i], nothing, 256, 0, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 0); // independent
+    for (int i = 1; i < 10; i++)
+        affine(dev, s[i], s[i - 1], 256, 1, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 8); // a chain: each but the first waits
+    for (int i = 1; i < 10; i++)
+        affine(dev, s[i], s[0], 256, 1, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 0); // common reads
+    affine(dev, s[1], s[0], 256, 1, 1);
+    affine(dev, s[0], nothing, 256, 0, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 1); // write after read
+    affine(dev, s[0], nothing, 256, 0, 1);
+    affine(dev, s[0], nothing, 256, 0, 2);
+    REQUIRE_INT(barriers_of(dev, &seen), 1); // write after write
+    for (int i = 0; i < 8; i += 2)
+        affine(dev, s[i], nothing, 256, 0, 1);
+    for (int i = 0; i < 8; i += 2)
+        affine(dev, s[i + 1], s[i], 256, 1, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 1); // four pairs share one
+    affine(dev, gpu_span_part(s[0], 0, 512), nothing, 128, 0, 1);
+    affine(dev, gpu_span_part(s[0], 512, 512), nothing, 128, 0, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 0); // neighbours do not touch
+    affine(dev, gpu_span_part(s[0], 0, 512), nothing, 128, 0, 1);
+    affine(dev, gpu_span_part(s[0], 508, 512), nothing, 128, 0, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 1); // one word in common
+    gpu_fill(dev, s[3], 0, 1024);
+    gpu_copy(dev, s[4], s[3], 1024);
+    affine(dev, s[5], s[4], 256, 1, 1);
+    REQUIRE_INT(barriers_of(dev, &seen), 2); // transfers count too
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+enum { SPANS = 12, SPAN_FLOATS = 700 };
+
+// A fixed tangle of dispatches, fills and copies; *out gets all spans.
+static void tangle(const struct gpu_device_params *p, bool declare, float *out)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(p);
+    struct gpu_arena *a = arena(dev, "tangle", GPU_MEMORY_DEVICE, 1 << 20);
+    struct gpu_span s[SPANS];
+    for (int i = 0; i < SPANS; i++) {
+        s[i] = take(a, SPAN_FLOATS * 4);
+        affine(dev, s[i], nothing, SPAN_FLOATS, 0, (float)i);
+    }
+    REQUIRE_OK(gpu_finish(dev, &err));
+    uint32_t random = 12345;
+    for (int i = 0; i < 300; i++) {
+        random = random * 1664525 + 1013904223;
+        uint32_t to = (random >> 8) % SPANS, from = (random >> 16) % SPANS, kind = (random >> 24) % 8;
+        if (kind == 0)
+            gpu_fill(dev, s[to], random & 0x3fffffff, SPAN_FLOATS * 4);
+        else if (kind == 1 && to != from)
+            gpu_copy(dev, s[to], s[from], SPAN_FLOATS * 4);
+        else
+            affine_declared(dev, s[to], s[from], SPAN_FLOATS, 0.25f * (float)(kind - 4), (float)i, declare, 0);
+    }
+    for (int i = 0; i < SPANS; i++)
+        REQUIRE_OK(gpu_read(dev, s[i], out + i * SPAN_FLOATS, SPAN_FLOATS * 4, &err));
+    gpu_arena_destroy(&a);
+    if (p->skip_barriers) // the layer sees the missing ones between transfers
+        gpu_device_destroy(&dev);
+    else
+        end(&dev);
+}
+
+static void every_legal_order_gives_the_same_bits(void **state)
+{
+    static float plain[SPANS * SPAN_FLOATS], other[SPANS * SPAN_FLOATS];
+    tangle(&(struct gpu_device_params){0}, true, plain);
+    tangle(&(struct gpu_device_params){.full_barriers = true}, true, other);
+    REQUIRE(memcmp(plain, other, sizeof plain) == 0);
+    tangle(&(struct gpu_device_params){.robust = true, .poison = true}, true, other);
+    REQUIRE(memcmp(plain, other, sizeof plain) == 0);
+    for (uint64_t seed = 1; seed <= 5; seed++) {
+        tangle(&(struct gpu_device_params){.shuffle_seed = seed}, true, other);
+        REQUIRE(memcmp(plain, other, sizeof plain) == 0);
+    }
+}
+
+static void the_shuffle_finds_missing_barriers_and_declarations(void **state)
+{
+    static float plain[SPANS * SPAN_FLOATS], other[SPANS * SPAN_FLOATS];
+    tangle(&(struct gpu_device_params){0}, true, plain);
+    tangle(&(struct gpu_device_params){.shuffle_seed = 1, .skip_barriers = true}, true, other);
+    REQUIRE(memcmp(plain, other, sizeof plain) != 0);
+    tangle(&(struct gpu_device_params){.shuffle_seed = 1}, false, other);
+    REQUIRE(memcmp(plain, other, sizeof plain) != 0);
+}
+
+static void the_validation_layer_finds_missing_barriers(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = gpu_device_create(
+        &(struct gpu_device_params){.validation = true, .skip_barriers = true}, &err);
+    if (!dev && strstr(err.message, "VK_LAYER_KHRONOS_validation"))
+        skip(); // the layer is not installed
+    if (!dev)
+        fail_msg("%s", err.message);
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4096);
+    struct gpu_span x = take(a, 256), y = take(a, 256);
+    gpu_fill(dev, x, 1, 256);
+    gpu_copy(dev, y, x, 256);
+    REQUIRE_OK(gpu_finish(dev, &err));
+    REQUIRE(gpu_device_messages(dev) > 0);
+    gpu_arena_destroy(&a);
+    gpu_device_destroy(&dev);
+}
+
+static void many_groups_spread_over_rows(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    const struct gpu_caps *c = gpu_device_caps(dev);
+    if (c->max_groups_x > 1 << 20) {
+        gpu_device_destroy(&dev);
+        skip(); // no memory for so many groups
+    }
+    uint32_t count = (uint32_t)(c->max_groups_x + 5) * 32 * c->subgroup_size - 7;
+    struct gpu_arena *a = arena(dev, "rows", GPU_MEMORY_DEVICE, count * 4ull + 512);
+    struct gpu_span s = take(a, count * 4ull + 256), tail = gpu_span_part(s, count * 4ull, 4);
+    gpu_fill(dev, s, 0, s.bytes / 4 * 4);
+    affine(dev, s, nothing, count, 0, 3);
+    float v[3];
+    REQUIRE_OK(gpu_read(dev, gpu_span_part(s, 0, 4), v, 4, &err));
+    REQUIRE_OK(gpu_read(dev, gpu_span_part(s, (count - 1) * 4ull, 4), v + 1, 4, &err));
+    REQUIRE_OK(gpu_read(dev, tail, v + 2, 4, &err));
+    REQUIRE(v[0] == 3 && v[1] == 3 && v[2] == 0);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+static void long_work_is_cut_into_submits(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){.submit_seconds = 1e-3});
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4 << 20);
+    enum { N = 100000 };
+    struct gpu_span x = take(a, N * 4), y = take(a, N * 4);
+    // One dispatch that claims to be 50 submits long, in ranges of its groups.
+    affine(dev, x, nothing, N, 0, 1);
+    double rate = gpu_device_caps(dev)->type == GPU_CPU ? 3e9 : 2e12;
+    affine_declared(dev, y, x, N, 2, 1, true, rate * 50e-3 * 8);
+    REQUIRE_OK(gpu_finish(dev, &err));
+    uint64_t submits = gpu_device_counters(dev).submits;
+    REQUIRE(submits > 5);
+    static float v[N];
+    REQUIRE_OK(gpu_read(dev, y, v, N * 4, &err));
+    for (int i = 0; i < N; i++)
+        REQUIRE_NEAR(v[i], 3, 0);
+    // Many small ones: more than one submit, without being asked.
+    for (int i = 0; i < 200; i++)
+        affine(dev, i % 2 ? x : y, i % 2 ? y : x, N, 1, 1);
+    REQUIRE(gpu_device_counters(dev).submits > submits + 5);
+    REQUIRE_OK(gpu_read(dev, x, v, N * 4, &err));
+    for (int i = 0; i < N; i++)
+        REQUIRE_NEAR(v[i], 201, 0);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+static void tickets_pass_in_order(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    uint64_t none = gpu_submit(dev, &err);
+    REQUIRE(none > 0 && gpu_passed(dev, none));
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4096);
+    struct gpu_span x = take(a, 256);
+    uint64_t ticket[20];
+    for (int i = 0; i < 20; i++) { // more than there are command buffers
+        affine(dev, x, nothing, 64, 0, (float)i);
+        ticket[i] = gpu_submit(dev, &err);
+        REQUIRE(ticket[i] > (i ? ticket[i - 1] : none));
+        REQUIRE_INT(gpu_submit(dev, &err), ticket[i]);
+    }
+    REQUIRE_OK(gpu_wait(dev, ticket[19], &err));
+    for (int i = 0; i < 20; i++)
+        REQUIRE(gpu_passed(dev, ticket[i]));
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+// ---- failure ----
+
+static void lose_at(const char *rules, const char *words)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){.wait_seconds = 60});
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4096);
+    struct gpu_span x = take(a, 256);
+    float v[64];
+    vireo_fault_set(rules);
+    bool ok = true;
+    int rounds = 0;
+    for (; ok && rounds < 10; rounds++) {
+        affine(dev, x, nothing, 64, 0, 1);
+        ok = gpu_finish(dev, &err);
+    }
+    vireo_fault_set("");
+    REQUIRE_INT(rounds, 3); // the third was told to fail
+    REQUIRE_INT(err.code, VIREO_DEVICE_LOST);
+    if (!strstr(err.message, words) || !strstr(err.message, "affine"))
+        fail_msg("'%s' lacks '%s' or the label", err.message, words);
+    REQUIRE(gpu_device_is_lost(dev));
+    // It stays so.
+    affine(dev, x, nothing, 64, 0, 1);
+    REQUIRE_FAIL(gpu_submit(dev, &err), VIREO_DEVICE_LOST);
+    REQUIRE_FAIL(gpu_submit(dev, &err), VIREO_DEVICE_LOST);
+    REQUIRE_FAIL(gpu_wait(dev, 1, &err), VIREO_DEVICE_LOST);
+    REQUIRE_FAIL(gpu_finish(dev, &err), VIREO_DEVICE_LOST);
+    memset(v, 0x11, sizeof v);
+    REQUIRE_FAIL(gpu_read(dev, x, v, sizeof v, &err), VIREO_DEVICE_LOST);
+    REQUIRE(((uint8_t *)v)[0] == 0x11);
+    REQUIRE_FAIL(gpu_write(dev, x, v, sizeof v, &err), VIREO_DEVICE_LOST);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+static void a_lost_device_is_reported_with_its_label_and_stays_lost(void **state)
+{
+    lose_at("fail:gpu.submit:3", "submitting gave ERROR_DEVICE_LOST");
+    lose_at("fail:gpu.wait:3", "waiting gave ERROR_DEVICE_LOST");
+    lose_at("fail:gpu.hang:3", "no progress for 60 s");
+}
+
+static void other_failures_end_with_the_submit(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4096);
+    struct gpu_span x = take(a, 256);
+    float v[64];
+    affine(dev, x, nothing, 64, 0, 1);
+    REQUIRE_OK(gpu_finish(dev, &err));
+    uint32_t constant = 77; // a pipeline that is not there yet
+    struct gpu_dispatch d = {.constants = &constant, .constant_count = 1, .groups = 1};
+    vireo_fault_set("fail:alloc:0");
+    gpu_dispatch(dev, KERNEL_FILL_F32, &d);
+    vireo_fault_set("");
+    affine(dev, x, nothing, 64, 0, 2); // ignored
+    REQUIRE_FAIL(gpu_wait(dev, 1, &err), VIREO_NO_MEMORY);
+    REQUIRE_FAIL(gpu_read(dev, x, v, sizeof v, &err), VIREO_NO_MEMORY);
+    REQUIRE_FAIL(gpu_submit(dev, &err), VIREO_NO_MEMORY);
+    REQUIRE(!gpu_device_is_lost(dev));
+    REQUIRE_OK(gpu_read(dev, x, v, sizeof v, &err));
+    REQUIRE_NEAR(v[5], 1, 0);
+    affine(dev, x, nothing, 64, 0, 3);
+    REQUIRE_OK(gpu_read(dev, x, v, sizeof v, &err));
+    REQUIRE_NEAR(v[5], 3, 0);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+// A whole short life; false where something could not be had.
+static bool short_life(void)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = gpu_device_create(&(struct gpu_device_params){.poison = true}, &err);
+    if (!dev)
+        return false;
+    struct gpu_arena *a = gpu_arena_create(dev, &(struct gpu_arena_params){.name = "a", .grows = true}, &err);
+    struct gpu_span x = a ? gpu_arena_take(a, 256, &err) : nothing;
+    float v[64] = {1};
+    gpu_timers_on(dev, true);
+    bool ok = x.address && gpu_write(dev, x, v, sizeof v, &err);
+    if (ok)
+        affine(dev, x, nothing, 64, 0, 1);
+    struct gpu_timer_row *rows = NULL;
+    size_t count = 0;
+    ok = ok && gpu_read(dev, x, v, sizeof v, &err) && gpu_timers_read(dev, &rows, &count, &err) && v[63] == 1;
+    free(rows);
+    if (!ok)
+        REQUIRE(err.code != VIREO_OK && err.message[0]);
+    gpu_arena_destroy(&a);
+    gpu_device_destroy(&dev);
+    return ok;
+}
+
+static void every_failed_allocation_is_survived(void **state)
+{
+    bool past = false;
+    for (int n = 1; !past; n++) {
+        char rules[64];
+        snprintf(rules, sizeof rules, "fail:alloc:%d", n);
+        vireo_fault_set(rules);
+        short_life();
+        for (int i = 0; !past && i < n; i++) { // the rule still waits: that life had fewer than n allocations
+            void *p = vireo_alloc(1);
+            past = p == NULL;
+            free(p);
+        }
+        vireo_fault_set("");
+    }
+    REQUIRE(short_life());
+    for (int n = 1; n <= 4; n++) {
+        char rules[64];
+        snprintf(rules, sizeof rules, "fail:gpu.allocate:%d", n);
+        vireo_fault_set(rules);
+        short_life();
+        vireo_fault_set("");
+    }
+}
+
+// ---- pipelines and timers ----
+
+static void warming_up_builds_each_pipeline_once(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_warm list[] = {
+        {.kernel = KERNEL_FILL_F32},
+        {.kernel = KERNEL_FILL_F32, .constants = {1}, .constant_count = 1},
+        {.kernel = KERNEL_FILL_F32, .constants = {2}, .constant_count = 1},
+        {.kernel = KERNEL_FILL_F32, .constants = {1}, .constant_count = 1},
+    };
+    REQUIRE_OK(gpu_warm_up(dev, list, VIREO_COUNT(list), &err));
+    REQUIRE_INT(gpu_device_counters(dev).pipelines, 3);
+    uint64_t dispatches = gpu_device_counters(dev).dispatches;
+    REQUIRE_OK(gpu_warm_up(dev, list, VIREO_COUNT(list), &err));
+    REQUIRE_INT(gpu_device_counters(dev).pipelines, 3);
+    REQUIRE_INT(gpu_device_counters(dev).dispatches, dispatches);
+    for (uint32_t i = 0; i < 300; i++) { // the table grows
+        struct gpu_dispatch d = {.constants = &i, .constant_count = 1, .groups = 0};
+        gpu_dispatch(dev, KERNEL_FILL_F32, &d); // no groups: nothing happens
+    }
+    REQUIRE_INT(gpu_device_counters(dev).pipelines, 3);
+    REQUIRE_STRING(gpu_kernel_name(KERNEL_FILL_F32), "fill_f32");
+    REQUIRE(gpu_kernel_runs(dev, KERNEL_FILL_F32));
+    end(&dev);
+}
+
+static void a_damaged_pipeline_cache_is_made_anew(void **state)
+{
+    struct vireo_error err = {0};
+    char folder[] = "/tmp/vireo-gpu-XXXXXX";
+    REQUIRE(mkdtemp(folder));
+    char mesa[64], path[700];
+    snprintf(mesa, sizeof mesa, "%s/mesa", folder);
+    bool mine = !getenv("MESA_SHADER_CACHE_DIR");
+    struct gpu_device *dev = make(&(struct gpu_device_params){.cache_folder = folder});
+    if (mine) {
+        REQUIRE_STRING(getenv("MESA_SHADER_CACHE_DIR"), mesa);
+        unsetenv("MESA_SHADER_CACHE_DIR");
+    }
+    struct gpu_caps c = *gpu_device_caps(dev);
+    struct gpu_warm w = {.kernel = KERNEL_FILL_F32};
+    REQUIRE_OK(gpu_warm_up(dev, &w, 1, &err));
+    end(&dev);
+    char uuid[33];
+    gpu_uuid_text(c.uuid, uuid);
+    snprintf(path, sizeof path, "%s/pipelines-%04x-%04x-%08x-%s.bin", folder, c.vendor_id, c.device_id,
+             c.driver_version, uuid);
+    struct file_bytes good = {0}, again = {0};
+    REQUIRE_OK(file_read(path, 1 << 26, &good, &err));
+    good.data[good.size - 1] ^= 1;
+    REQUIRE_OK(file_write_atomic(path, good.data, good.size, &err));
+    dev = make(&(struct gpu_device_params){.cache_folder = folder});
+    REQUIRE_OK(gpu_warm_up(dev, &w, 1, &err));
+    end(&dev);
+    REQUIRE_OK(file_read(path, 1 << 26, &again, &err));
+    REQUIRE(again.size > 0 && memcmp(again.data, good.data, good.size < again.size ? good.size : again.size) != 0);
+    file_bytes_free(&good);
+    file_bytes_free(&again);
+    if (mine)
+        unsetenv("MESA_SHADER_CACHE_DIR");
+    REQUIRE_OK(file_remove_tree(folder, &err));
+}
+
+static void timers_sum_by_label(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    if (!gpu_device_caps(dev)->timestamps) {
+        gpu_device_destroy(&dev);
+        skip();
+    }
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4 << 20);
+    enum { N = 200000 };
+    struct gpu_span x = take(a, N * 4), y = take(a, N * 4);
+    affine(dev, x, nothing, N, 0, 1); // not timed
+    gpu_timers_on(dev, true);
+    for (int i = 0; i < 10; i++)
+        affine(dev, y, x, N, 1, 1);
+    gpu_fill(dev, x, 0, 4);
+    struct gpu_timer_row *rows = NULL;
+    size_t count = 0;
+    REQUIRE_OK(gpu_timers_read(dev, &rows, &count, &err));
+    REQUIRE_INT(count, 2);
+    REQUIRE_STRING(rows[0].label, "affine");
+    REQUIRE_INT(rows[0].count, 10);
+    REQUIRE_NEAR(rows[0].bytes, 10.0 * N * 8, 0.5);
+    REQUIRE(rows[0].seconds > rows[1].seconds && rows[0].seconds < 60);
+    REQUIRE_STRING(rows[1].label, "fill");
+    REQUIRE_INT(rows[1].count, 1);
+    REQUIRE(gpu_device_counters(dev).device_seconds >= rows[0].seconds);
+    free(rows);
+    gpu_timers_on(dev, false);
+    affine(dev, y, x, N, 1, 1);
+    REQUIRE_OK(gpu_timers_read(dev, &rows, &count, &err));
+    REQUIRE_INT(count, 0);
+    free(rows);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(devices_are_listed_and_printed),
+        cmocka_unit_test(a_device_is_chosen_by_index_uuid_and_name),
+        cmocka_unit_test(without_vulkan_the_error_says_so),
+        cmocka_unit_test(debug_words_are_checked),
+        cmocka_unit_test(arenas_align_grow_and_rewind),
+        cmocka_unit_test(a_full_arena_tells_wanted_and_available),
+        cmocka_unit_test(fresh_memory_is_poisoned),
+        cmocka_unit_test(work_happens_in_the_order_given),
+        cmocka_unit_test(large_transfers_go_through_bounded_staging),
+        cmocka_unit_test(barriers_follow_from_declared_uses),
+        cmocka_unit_test(every_legal_order_gives_the_same_bits),
+        cmocka_unit_test(the_shuffle_finds_missing_barriers_and_declarations),
+        cmocka_unit_test(the_validation_layer_finds_missing_barriers),
+        cmocka_unit_test(many_groups_spread_over_rows),
+        cmocka_unit_test(long_work_is_cut_into_submits),
+        cmocka_unit_test(tickets_pass_in_order),
+        cmocka_unit_test(a_lost_device_is_reported_with_its_label_and_stays_lost),
+        cmocka_unit_test(other_failures_end_with_the_submit),
+        cmocka_unit_test(every_failed_allocation_is_survived),
+        cmocka_unit_test(warming_up_builds_each_pipeline_once),
+        cmocka_unit_test(a_damaged_pipeline_cache_is_made_anew),
+        cmocka_unit_test(timers_sum_by_label),
+    };
+    setenv("VIREO_GPU_DEBUG", "auto-validation", 1); // the tests choose the other modes themselves
+    struct vireo_error err = {0};
+    struct gpu_caps *caps = NULL;
+    size_t count = 0;
+    if (!gpu_device_list(&caps, &count, &err) || count == 0) {
+        fprintf(stderr, "skipped: %s\n", err.code ? err.message : "no Vulkan device");
+        return 77;
+    }
+    free(caps);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
