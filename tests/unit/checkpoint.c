@@ -302,6 +302,7 @@ static void indexes_that_lie_are_refused(void **state)
         {"{\"weight_map\":{\"a\":\"one.safetensors\",\"c\":\"one.safetensors\"}}", "tensor c is not in"},
         {"{\"weight_map\":{\"a\":\"two.safetensors\",\"b\":\"one.safetensors\"}}", "not there"},
         {"{\"weight_map\":{\"a\":\"../one.safetensors\"}}", "file name"},
+        {"{\"weight_map\":{\"a\":\"sub/one.safetensors\"}}", "file name"},
         {"{\"weight_map\":{\"a\":\".safetensors\"}}", "file name"},
         {"{\"weight_map\":{\"a\":\"one.bin\"}}", "file name"},
         {"{\"weight_map\":{\"a\":7}}", "file name"},
@@ -428,6 +429,10 @@ static void copies_and_names(void **state)
     REQUIRE_OK(checkpoint_open(scratch, 1, &c, &err));
     REQUIRE_INT(c.bytes, 7);
     checkpoint_finish(&c);
+    // Nothing of a copy that failed half-way is committed: a folder can be opened but not read.
+    REQUIRE_OK(checkpoint_begin(&w, scratch, 3, &err));
+    REQUIRE_FAIL(checkpoint_add_copy(w, "other", scratch, &err), VIREO_IO);
+    REQUIRE_FAIL(checkpoint_commit(&w, NULL, &err), VIREO_IO);
     // A file that was left open must not be lost silently.
     REQUIRE_OK(checkpoint_begin(&w, scratch, 2, &err));
     REQUIRE_OK(checkpoint_file_open(w, "a", &sink, &err));
@@ -616,15 +621,17 @@ static void pruning_keeps_good_ones(void **state)
     REQUIRE(truncate(in_scratch("run/step-12/config.json"), 1) == 0); // newest is broken
     REQUIRE(truncate(in_scratch("run/step-5/config.json"), 1) == 0);
     REQUIRE(mkdir(in_scratch("run/step-3.old"), 0700) == 0); // not ours
+    REQUIRE(rename(in_scratch("run/step-9"), in_scratch("run/step-90")) == 0); // says 9 inside: not a good one
     uint64_t protect[] = {4, 77};
     REQUIRE_OK(checkpoint_prune(parent, 2, protect, 2, &removed, &err));
     REQUIRE_OK(checkpoint_list(parent, &steps, &count, &err));
-    REQUIRE_INT(count, 4);
-    REQUIRE_INT(removed, 8);
-    REQUIRE_INT(steps[0], 12); // newer than the newest kept: left for a person to look at
-    REQUIRE_INT(steps[1], 11);
-    REQUIRE_INT(steps[2], 10);
-    REQUIRE_INT(steps[3], 4);
+    REQUIRE_INT(count, 5);
+    REQUIRE_INT(removed, 7);
+    REQUIRE_INT(steps[0], 90); // newer than the newest kept: left for a person to look at
+    REQUIRE_INT(steps[1], 12);
+    REQUIRE_INT(steps[2], 11);
+    REQUIRE_INT(steps[3], 10);
+    REQUIRE_INT(steps[4], 4);
     free(steps);
     REQUIRE(file_exists(in_scratch("run/step-3.old")));
     // With nothing intact nothing is removed.
@@ -638,7 +645,7 @@ static void pruning_keeps_good_ones(void **state)
     struct checkpoint c;
     struct report r = {0};
     REQUIRE_FAIL(checkpoint_open_newest(parent, note, &r, &c, &err), VIREO_NOT_FOUND);
-    REQUIRE_INT(r.count, 4);
+    REQUIRE_INT(r.count, 5);
 }
 
 static void only_proper_step_names_are_listed(void **state)
