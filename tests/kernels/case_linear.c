@@ -192,7 +192,7 @@ static void epilogue_adds_bias_residual_and_old_values(void **state)
         p.b = matrix_new(DTYPE_F32, n, k, 22);
         p.c = matrix_padded(c, m, n, c == DTYPE_BF16 ? 2 : 1, 1, 23); // bf16: even stride, whole words
         if (bias)
-            p.bias = matrix_padded(extra, 1, n, 3, 1, 24);
+            p.bias = matrix_padded(extra, 1, n, 3, 2, 24); // an odd first element
         if (residual)
             p.residual = matrix_padded(extra, m, n, 5, 2, 25);
         product_check(&p, "epilogue");
