@@ -281,7 +281,8 @@ static bool write_manifest(struct checkpoint_writer *w, const json_t *state, str
 {
     char line[96];
     json_t *copy = state ? json_deep_copy(state) : json_object();
-    json_t *manifest = json_pack("{s:s, s:i, s:I, s:O, s:o}", "format", CHECKPOINT_FORMAT, "version", CHECKPOINT_VERSION,
+    json_t *manifest = json_pack("{s:s, s:i, s:I, s:O, s:o}", "format", CHECKPOINT_FORMAT, "version",
+                                 CHECKPOINT_VERSION,
                                  "step", (json_int_t)w->step, "files", w->files, "state", copy);
     char *text = manifest ? json_dumps(manifest, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(manifest);
@@ -289,7 +290,8 @@ static bool write_manifest(struct checkpoint_writer *w, const json_t *state, str
         return vireo_fail_memory(err, CHECKPOINT_MAX_MANIFEST);
     size_t count = strlen(text);
     bool done = count <= CHECKPOINT_MAX_MANIFEST ||
-                vireo_fail(err, VIREO_TOO_LARGE, "the checkpoint's manifest would have %zu bytes, at most %d are allowed",
+                vireo_fail(err, VIREO_TOO_LARGE,
+                           "the checkpoint's manifest would have %zu bytes, at most %d are allowed",
                            count, CHECKPOINT_MAX_MANIFEST);
     done = done && (checkpoint_manifest_line(text, count, line) || vireo_fail(err, VIREO_INTERNAL, "SHA-256 failed"));
     done = done && write_plain(w, "manifest.json", text, count, err) &&

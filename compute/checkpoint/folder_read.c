@@ -53,7 +53,8 @@ static bool has_no_strange_weights(const char *path, const json_t *files, struct
             known |= strcmp(json_string_value(json_object_get(file, "name")), entry->d_name) == 0;
         if (!known) {
             char shown[CHECKPOINT_PRINTABLE];
-            done = vireo_fail(err, VIREO_CORRUPT, "%s is not in the manifest", checkpoint_printable(entry->d_name, shown));
+            done = vireo_fail(err, VIREO_CORRUPT, "%s is not in the manifest",
+                              checkpoint_printable(entry->d_name, shown));
         }
     }
     closedir(folder);
@@ -117,7 +118,8 @@ static bool prepare(struct check *c, const char *path, const json_t *file, uint6
     if (!S_ISREG(info.st_mode))
         return vireo_fail(err, VIREO_CORRUPT, "%s is not a regular file", name);
     if (info.st_size != bytes)
-        return vireo_fail(err, VIREO_CORRUPT, "%s has %lld bytes, the manifest says %lld", name, (long long)info.st_size,
+        return vireo_fail(err, VIREO_CORRUPT, "%s has %lld bytes, the manifest says %lld", name,
+                          (long long)info.st_size,
                           (long long)bytes);
     *total += (uint64_t)bytes;
     return true;

@@ -183,7 +183,8 @@ static bool parse(struct safetensors *s, const uint8_t *bytes, size_t size, stru
     for (size_t i = 0; i < s->count; i++) {
         if (s->tensors[i].data != end)
             return bad_tensor(err, s->tensors[i].name,
-                              s->tensors[i].data < end ? "its data overlaps another tensor's" : "a gap lies before its data");
+                              s->tensors[i].data < end ? "its data overlaps another tensor's"
+                                                       : "a gap lies before its data");
         end += s->tensors[i].bytes;
         s->by_name[i] = &s->tensors[i];
     }

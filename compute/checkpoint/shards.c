@@ -127,7 +127,8 @@ static bool open_index(struct shards *s, const char *folder, const char *path, s
         const char *file = json_string_value(value);
         checkpoint_printable(name, shown);
         if (!file || !is_shard_name(file)) {
-            vireo_fail(err, VIREO_CORRUPT, "model.safetensors.index.json: tensor %s has no file name of a shard", shown);
+            vireo_fail(err, VIREO_CORRUPT, "model.safetensors.index.json: tensor %s has no file name of a shard",
+                       shown);
             goto done;
         }
         if (last >= s->file_count || strcmp(s->file_names[last], file) != 0)
@@ -301,7 +302,8 @@ const struct safetensor *shards_get(const struct shards *s, const char *normalis
         char found[192], wanted[192];
         format_shape(t->rank, t->shape, found, sizeof found);
         format_shape(rank, shape, wanted, sizeof wanted);
-        vireo_fail(err, VIREO_CORRUPT, "Tensor %s has the shape [%s]; the configuration asks for [%s].", normalised, found,
+        vireo_fail(err, VIREO_CORRUPT, "Tensor %s has the shape [%s]; the configuration asks for [%s].", normalised,
+                   found,
                    wanted);
         return NULL;
     }

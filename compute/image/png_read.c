@@ -133,7 +133,8 @@ bool image_png_pixels(const uint8_t *bytes, size_t count, const struct image_hea
     if (!data) {
         if (strcmp(reason, "outofmem") == 0)
             return vireo_fail_memory(err, unpacked);
-        return vireo_fail_kind(err, VIREO_INVALID, "image_parse_error", NULL, "The PNG image is damaged: %.80s.", reason);
+        return vireo_fail_kind(err, VIREO_INVALID, "image_parse_error", NULL, "The PNG image is damaged: %.80s.",
+                               reason);
     }
     struct image im = {0};
     bool done = false;

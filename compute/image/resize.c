@@ -11,7 +11,8 @@ bool image_smart_resize(uint32_t height, uint32_t width, uint32_t factor, uint64
                         uint32_t *out_height, uint32_t *out_width, struct vireo_error *err)
 {
     if (height < 1 || width < 1 || factor < 1)
-        return vireo_fail(err, VIREO_INVALID, "Cannot resize %u x %u pixels to multiples of %u.", width, height, factor);
+        return vireo_fail(err, VIREO_INVALID, "Cannot resize %u x %u pixels to multiples of %u.", width, height,
+                          factor);
     if (min_pixels > max_pixels)
         return vireo_fail_param(err, "min_pixels", "min_pixels %llu is larger than max_pixels %llu.",
                                 (unsigned long long)min_pixels, (unsigned long long)max_pixels);
@@ -33,8 +34,8 @@ bool image_smart_resize(uint32_t height, uint32_t width, uint32_t factor, uint64
     }
     if (h1 < 1 || w1 < 1 || h1 > 65535 || w1 > 65535)
         return vireo_fail(err, VIREO_INVALID,
-                          "The image of %u x %u pixels would be resized to %.0f x %.0f; sides of 1 to 65535 are possible: "
-                          "min_pixels or max_pixels do not fit it.",
+                          "The image of %u x %u pixels would be resized to %.0f x %.0f; sides of 1 to 65535 are "
+                          "possible: min_pixels or max_pixels do not fit it.",
                           width, height, w1, h1);
     *out_height = (uint32_t)h1;
     *out_width = (uint32_t)w1;
@@ -164,7 +165,8 @@ bool image_resize(const struct image *im, uint32_t width, uint32_t height, struc
     struct image wide = {0}, result = {0};
     const struct image *from = im;
     if (width > 65535 || height > 65535)
-        return vireo_fail(err, VIREO_INVALID, "Cannot resize to %u x %u pixels: a side has at most 65535.", width, height);
+        return vireo_fail(err, VIREO_INVALID, "Cannot resize to %u x %u pixels: a side has at most 65535.", width,
+                          height);
     if (width != im->width) {
         if (!image_init(&wide, width, im->height, err))
             return false;

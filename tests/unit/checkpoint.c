@@ -59,7 +59,8 @@ static void good_headers_open(void **state)
     struct safetensors *s;
     REQUIRE_OK(open_text("{}", 0, &s));
     REQUIRE_OK(open_text("{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}   ", 4, &s));
-    REQUIRE_OK(open_text("{\"__metadata__\":{\"format\":\"pt\"},\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},"
+    REQUIRE_OK(open_text("{\"__metadata__\":{\"format\":\"pt\"},"
+                         "\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},"
                          "\"e\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[3,3]},"
                          "\"b\":{\"dtype\":\"I64\",\"shape\":[1,1],\"data_offsets\":[3,11]}}",
                          11, &s));
@@ -89,7 +90,8 @@ static void bad_headers_are_refused(void **state)
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", 4, "inside the file"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[-4,0]}}", 4, "inside the file"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]}}", 8, "missing"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387905],\"data_offsets\":[0,4]}}", 4, "64 bits"}, // 2^62 + 1
+        // 2^62 + 1
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387905],\"data_offsets\":[0,4]}}", 4, "64 bits"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0, "64 bits"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1, "dimensions"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, "gap"},
@@ -350,7 +352,8 @@ static bool save(const char *parent, uint64_t step, uint8_t fill)
     bool begun = done;
     done = done && checkpoint_add_bytes(w, "config.json", "{}", 2, &err) &&
            checkpoint_file_open(w, "model-00001-of-00002.safetensors", &sink, &err) &&
-           sink.write(sink.context, weights, 9000, &err) && sink.write(sink.context, weights + 9000, WEIGHTS - 9000, &err) &&
+           sink.write(sink.context, weights, 9000, &err) &&
+           sink.write(sink.context, weights + 9000, WEIGHTS - 9000, &err) &&
            checkpoint_file_close(w, &err);
     for (int i = 0; i < WEIGHTS; i++)
         weights[i] ^= 0x55;
@@ -418,7 +421,8 @@ static void copies_and_names(void **state)
     struct byte_sink sink;
     REQUIRE_OK(file_write_atomic(in_scratch("source"), "content", 7, &err));
     REQUIRE_OK(checkpoint_begin(&w, scratch, 1, &err));
-    static const char *const bad[] = {"", ".hidden", "a/b", "..", "manifest.json", "manifest.sha256", "a b", "\xc3\xa4"};
+    static const char *const bad[] = {"", ".hidden", "a/b", "..", "manifest.json", "manifest.sha256", "a b",
+                                      "\xc3\xa4"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         REQUIRE_FAIL(checkpoint_file_open(w, bad[i], &sink, &err), VIREO_INVALID);
     REQUIRE_OK(checkpoint_add_copy(w, "tokenizer.json", in_scratch("source"), &err));
@@ -455,14 +459,16 @@ static void require_fallback(const char *parent, const char *what, size_t detail
     if (!checkpoint_open_newest(parent, note, &r, &c, &err))
         fail_msg("%s %zu: %s", what, detail, err.message);
     if (c.step != 1 || r.count != 1 || r.last != 2)
-        fail_msg("%s %zu was not found: step %llu opened, %d skipped", what, detail, (unsigned long long)c.step, r.count);
+        fail_msg("%s %zu was not found: step %llu opened, %d skipped", what, detail, (unsigned long long)c.step,
+                 r.count);
     checkpoint_finish(&c);
 }
 
 static void a_thousand_mutations_are_all_found(void **state)
 {
     (void)state;
-    static const char *const names[] = {"config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+    static const char *const names[] = {"config.json", "model-00001-of-00002.safetensors",
+                                        "model-00002-of-00002.safetensors",
                                         "manifest.json", "manifest.sha256"};
     char parent[512], path[700], other[700];
     snprintf(parent, sizeof parent, "%s", in_scratch("run"));
@@ -535,7 +541,8 @@ static void a_thousand_mutations_are_all_found(void **state)
 static void a_failing_disk_never_leaves_half_a_checkpoint(void **state)
 {
     (void)state;
-    static const char *const points[] = {"checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoint.commit",
+    static const char *const points[] = {"checkpoint.write", "checkpoint.fsync", "checkpoint.rename",
+                                         "checkpoint.commit",
                                          "file.fsync", "alloc"};
     int failures = 0;
     REQUIRE_OK(save(in_scratch("run"), 1, 1));

@@ -53,7 +53,8 @@ static void require_same(const struct image *a, const struct image *b, int most,
         sum += d;
     }
     if (worst > most || sum / (double)n > mean)
-        fail_msg("%s: largest difference %d (allowed %d), mean %.3f (allowed %.3f)", what, worst, most, sum / (double)n, mean);
+        fail_msg("%s: largest difference %d (allowed %d), mean %.3f (allowed %.3f)", what, worst, most,
+                 sum / (double)n, mean);
 }
 
 static json_t *expected_table(void)
@@ -81,7 +82,8 @@ static void images_decode_as_the_reference_does(void **state)
         REQUIRE_INT(info.width, json_integer_value(json_array_get(hw, 1)));
         REQUIRE_STRING(image_format_name(info.format), json_string_value(json_object_get(entry, "format")));
         const char *mode = json_string_value(json_object_get(entry, "mode"));
-        bool alpha = strcmp(mode, "RGBA") == 0 || strcmp(mode, "LA") == 0 || strcmp(name, "palette_transparent.png") == 0;
+        bool alpha = strcmp(mode, "RGBA") == 0 || strcmp(mode, "LA") == 0 ||
+                     strcmp(name, "palette_transparent.png") == 0;
         if (info.format == IMAGE_JPEG)
             require_same(&im, &want, strstr(name, "420") ? 16 : 4, strstr(name, "420") ? 1.5 : 1, name);
         else
@@ -208,7 +210,8 @@ static void smart_resize_matches_the_table(void **state)
             REQUIRE(!done);
             REQUIRE_STRING(err.kind, "invalid_image_aspect_ratio");
         } else if (!done || h != v[5] || w != v[6]) {
-            fail_msg("row %zu: %lld x %lld gives %u x %u, expected %lld x %lld", i, (long long)v[0], (long long)v[1], h, w,
+            fail_msg("row %zu: %lld x %lld gives %u x %u, expected %lld x %lld", i, (long long)v[0], (long long)v[1],
+                     h, w,
                      (long long)v[5], (long long)v[6]);
         }
     }
@@ -286,7 +289,8 @@ static void begin_png(struct maker *m, uint32_t width, uint32_t height, int dept
 // Rows with their filter bytes, in one stored block.
 static void end_png(struct maker *m, const void *rows, size_t count)
 {
-    uint8_t z[4096] = {0x78, 0x01, 0x01, (uint8_t)count, (uint8_t)(count >> 8), (uint8_t)~count, (uint8_t)(~count >> 8)};
+    uint8_t z[4096] = {0x78, 0x01, 0x01, (uint8_t)count, (uint8_t)(count >> 8), (uint8_t)~count,
+                       (uint8_t)(~count >> 8)};
     memcpy(z + 7, rows, count);
     uint32_t a = 1, b = 0;
     for (size_t i = 0; i < count; i++) {
@@ -322,7 +326,8 @@ static void unusual_pngs_decode(void **state)
     require_pixels(&m, (uint8_t[]){255, 255, 255}, 3);
     begin_png(&m, 8, 1, 1, 0); // one bit a pixel
     end_png(&m, (uint8_t[]){0, 0xa0}, 2);
-    require_pixels(&m, (uint8_t[]){255, 255, 255, 0, 0, 0, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 24);
+    require_pixels(&m,
+                   (uint8_t[]){255, 255, 255, 0, 0, 0, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 24);
     begin_png(&m, 2, 1, 8, 0); // gray value 7 is transparent
     add_chunk(&m, "tRNS", (uint8_t[]){0, 7}, 2);
     end_png(&m, (uint8_t[]){0, 7, 8}, 3);
@@ -437,7 +442,8 @@ static void jpeg_with_a_thousand_scans_is_refused(void **state)
 static void every_truncation_is_an_error(void **state)
 {
     (void)state;
-    static const char *const files[] = {"fixtures/images/rgb.jpg", "fixtures/images/progressive.jpg", "fixtures/images/cmyk.jpg",
+    static const char *const files[] = {"fixtures/images/rgb.jpg", "fixtures/images/progressive.jpg",
+                                        "fixtures/images/cmyk.jpg",
                                         "fixtures/images/rgba.png", "fixtures/images/palette.png", "images/alpha.webp"};
     for (size_t f = 0; f < sizeof files / sizeof files[0]; f++) {
         struct file_bytes bytes = read_data(files[f]);
@@ -512,7 +518,8 @@ static void webp_decodes_with_alpha_and_orientation(void **state)
     struct image turned = decode_data("images/exif.webp");
     for (int y = 0; y < 3; y++)
         for (int x = 0; x < 5; x++) {
-            uint8_t pixel[4] = {(uint8_t)(40 * x + 10), (uint8_t)(80 * y + 5), (uint8_t)(200 - 30 * x), (uint8_t)(51 * x)};
+            uint8_t pixel[4] = {(uint8_t)(40 * x + 10), (uint8_t)(80 * y + 5), (uint8_t)(200 - 30 * x),
+                                (uint8_t)(51 * x)};
             uint8_t white[3];
             image_over_white(pixel, 1, white);
             REQUIRE(memcmp(plain.rgb + (y * 5 + x) * 3, pixel, 3) == 0);
@@ -635,8 +642,10 @@ static void crc_is_the_standard_one(void **state)
 static void no_allocation_is_taken_for_granted(void **state)
 {
     (void)state;
-    static const char *const files[] = {"fixtures/images/rgb.jpg", "fixtures/images/cmyk.jpg", "fixtures/images/exif.jpg",
-                                        "fixtures/images/rgba.png", "fixtures/images/la.png", "fixtures/images/palette.png",
+    static const char *const files[] = {"fixtures/images/rgb.jpg", "fixtures/images/cmyk.jpg",
+                                        "fixtures/images/exif.jpg",
+                                        "fixtures/images/rgba.png", "fixtures/images/la.png",
+                                        "fixtures/images/palette.png",
                                         "fixtures/images/gray.png", "images/alpha.webp"};
     struct image_processor p = image_processor_qwen2_5_vl();
     for (size_t f = 0; f < sizeof files / sizeof files[0]; f++) {
@@ -651,7 +660,8 @@ static void no_allocation_is_taken_for_granted(void **state)
             size_t count;
             snprintf(rule, sizeof rule, "fail:alloc:%d", n);
             vireo_fault_set(rule);
-            done = image_decode((uint8_t *)bytes.data, bytes.size, NULL, &im, &err) && image_patches(&p, &im, &q, &err) &&
+            done = image_decode((uint8_t *)bytes.data, bytes.size, NULL, &im, &err) &&
+                   image_patches(&p, &im, &q, &err) &&
                    image_thumbnail(&im, 20, &small, &err) && image_write_png(&small, &png, &count, &err);
             vireo_fault_set("");
             if (!done && err.code != VIREO_NO_MEMORY)
