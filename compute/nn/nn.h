@@ -31,10 +31,12 @@ void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accu
 // ---- elementwise.c -------------------------------------------------------------------------------------------------
 // y = a + b.
 struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b);
-// a += b (no gradient), any equal counts.
+// a += b (no gradient): equal shapes, or equal counts of contiguous tensors.
 void nn_add_into(struct tape *t, struct tensor a, struct tensor b);
+// x = value: f32, contiguous.
 void nn_fill(struct tape *t, struct tensor x, float value);
-// to = from, converting the type (bf16: round to nearest even).
+// to = from, converting between f32, bf16 and f16 (round to nearest even); equal shapes or counts. Rows of a 16-bit `to`
+// start at whole words.
 void nn_convert(struct tape *t, struct tensor to, struct tensor from);
 // z [N, I] = silu(x[:, :I]) * x[:, I:].   x [N, 2I] (gate, up).
 struct tensor nn_swiglu(struct tape *t, struct tensor x);
@@ -122,7 +124,8 @@ struct nn_logprob {
     struct tensor top;     // u32 [M]: argmax token (lowest id on ties)
 };
 // Linear head and log-softmax streamed over chunks of rows: logits of the whole batch are never stored. The chunk
-// depends on V alone. Backward recomputes each chunk: dlogits = g (onehot - p) / temperature, then dx and dW.
+// depends on V alone. Backward recomputes each chunk: dlogits = g (onehot - p) / temperature, then dx and dW. (A batch
+// of one chunk keeps its logits for that instead; same bits.) temperature > 0.
 // x [M, C], head [V, C], targets u32 [M].
 struct nn_logprob nn_logprob(struct tape *t, struct tensor x, const struct weight *head, struct tensor targets,
                              float temperature);
@@ -135,11 +138,27 @@ struct nn_sampled {
     struct tensor logprob; // f32 [B]: the same bits nn_logprob gives for this token at rows[b].logprob_temperature
     struct tensor entropy; // f32 [B]
 };
-// Draws one token a row from logits [B, V] (f32, as nn_linear of the head gives them). `rows`: struct sample_row [B] in
-// upload memory. `banned`: u32 [count] ids that are never drawn (image placeholders); they stay in the log-softmax.
-// Order: temperature, top-k (ties kept), top-p, min-p, draw by the inverse CDF in id order with Philox keyed by
-// (seed, counters). temperature 0: argmax, lowest id on ties. Source: transformers logits_process.py; specs section 9.
-struct nn_sampled nn_sample(struct tape *t, struct tensor logits, struct tensor rows, struct tensor banned);
+// Changes of single logits, row by row: repetition, frequency and presence penalties, logit bias. They act on the draw
+// alone, never on the recorded log-prob.
+struct nn_edits {
+    struct tensor starts; // u32 [B + 1] into edits
+    struct tensor edits;  // struct nn_edit (shaders/args/sample.h); a token stands at most once in a row's list
+};
+// Host: uploads the lists; row b has edits[starts[b] .. starts[b + 1]). starts [rows + 1], starts[rows] == count.
+struct nn_edits nn_edits_build(struct tape *t, const uint32_t *starts, uint32_t rows, const struct nn_edit *edits,
+                               uint32_t count);
+
+// Draws one token a row from logits [B, V] (f32, as nn_linear of the head gives them; not changed). `rows`: struct
+// sample_row [B] in upload memory (u32 [B, 10]). `banned`: u32 [count] ids that are never drawn (image placeholders;
+// address 0: none); they stay in the log-softmax. `edits` may be NULL.
+// Order: edits, bans, temperature, top-k (ties kept), top-p, min-p, draw by the inverse CDF in id order with Philox keyed
+// by (seed, counters). temperature 0 (below 1e-7): argmax, lowest id on ties. Source: transformers logits_process.py;
+// specs section 9. Tokens of one mass around the top-p bound are kept together.
+struct nn_sampled nn_sample(struct tape *t, struct tensor logits, struct tensor rows, struct tensor banned,
+                            const struct nn_edits *edits);
+// The distribution nn_sample draws from: f32 [B, V], 0 for what is cut off or banned; greedy rows: 1 at the token.
+struct tensor nn_sample_probabilities(struct tape *t, struct tensor logits, struct tensor rows, struct tensor banned,
+                                      const struct nn_edits *edits);
 
 // ---- policy.c ------------------------------------------------------------------------------------------------------
 struct nn_policy_params {

@@ -1,0 +1,243 @@
+#include "compute/nn/nn.h"
+
+#include "compute/nn/dispatch.h"
+#include "shaders/args/elementwise.h"
+
+#include <string.h>
+
+// Columns a lane does in one group, as in the shaders.
+enum { LANE_COLUMNS = 32, GELU_LANE_COUNT = 16 };
+
+// Rows and columns as the kernels see them: all contiguous tensors are one row.
+struct shape {
+    uint32_t rows, columns;
+};
+static struct shape shape_of(struct tensor a, struct tensor b, struct tensor c)
+{
+    const uint64_t count = tensor_count(a);
+    vireo_assert(tensor_count(b) == count && tensor_count(c) == count);
+    if (tensor_is_contiguous(a) && tensor_is_contiguous(b) && tensor_is_contiguous(c)) {
+        vireo_assert(count <= UINT32_MAX);
+        return (struct shape){1, (uint32_t)count};
+    }
+    vireo_assert(tensor_rows(a) == tensor_rows(b) && tensor_rows(a) == tensor_rows(c));
+    vireo_assert(nn_is_addressable(a) && nn_is_addressable(b) && nn_is_addressable(c));
+    return (struct shape){tensor_rows(a), tensor_columns(a)};
+}
+
+static void add(struct tape *t, struct tensor to, struct tensor a, struct tensor b)
+{
+    if (tape_failed(t))
+        return;
+    vireo_assert(to.dtype == DTYPE_F32 && a.dtype == DTYPE_F32 && b.dtype == DTYPE_F32);
+    const struct shape s = shape_of(to, a, b);
+    const struct add_args args = {
+        .to = to.span.address,
+        .a = a.span.address,
+        .b = b.span.address,
+        .rows = s.rows,
+        .columns = s.columns,
+        .to_stride = to.stride,
+        .a_stride = a.stride,
+        .b_stride = b.stride,
+    };
+    const struct gpu_use uses[] = {tensor_use(a, GPU_READ), tensor_use(b, GPU_READ), tensor_use(to, GPU_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_ADD,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_row_groups(t, s.rows, s.columns, LANE_COLUMNS),
+                                  .bytes = 12.0 * (double)tensor_count(to)},
+                uses, VIREO_COUNT(uses));
+}
+
+struct sum {
+    struct tensor a, b, y;
+};
+
+// dy into x's gradient, which may be fresh. It may be shared only by the last who takes it.
+static void give(struct tape *t, struct tensor x, struct tensor dy, bool share)
+{
+    if (!tape_wants_grad(t, x) || (share && tape_grad_share(t, x, dy)))
+        return;
+    bool fresh;
+    struct tensor dx = tape_grad(t, x, &fresh);
+    if (fresh)
+        nn_convert(t, dx, dy);
+    else
+        nn_add_into(t, dx, dy);
+}
+
+static void add_backward(struct tape *t, const void *data)
+{
+    const struct sum *s = data;
+    if (!tape_has_grad(t, s->y))
+        return;
+    bool fresh;
+    struct tensor dy = tape_grad(t, s->y, &fresh);
+    give(t, s->a, dy, false);
+    give(t, s->b, dy, true);
+}
+
+struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b)
+{
+    const bool grad = tape_wants_grad(t, a) || tape_wants_grad(t, b);
+    struct tensor y = tape_new(t, DTYPE_F32, tensor_rows(a), tensor_columns(a), grad);
+    add(t, y, a, b);
+    if (grad)
+        tape_push(t, "add", add_backward, &(struct sum){a, b, y}, sizeof(struct sum));
+    return y;
+}
+
+void nn_add_into(struct tape *t, struct tensor a, struct tensor b)
+{
+    add(t, a, a, b);
+}
+
+void nn_fill(struct tape *t, struct tensor x, float value)
+{
+    if (tape_failed(t))
+        return;
+    vireo_assert(x.dtype == DTYPE_F32 && tensor_is_contiguous(x));
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    if (tensor_count(x))
+        gpu_fill(tape_device(t), x.span, word, tensor_bytes(x));
+}
+
+void nn_convert(struct tape *t, struct tensor to, struct tensor from)
+{
+    if (tape_failed(t))
+        return;
+    const struct shape s = shape_of(to, from, from);
+    const bool halves = from.dtype != DTYPE_F32;
+    vireo_assert(to.dtype == DTYPE_F32 || (to.span.address % 4 == 0 && (s.rows == 1 || to.stride % 2 == 0)));
+    const struct convert_args args = {
+        .to = to.span.address,
+        .from = from.span.address & ~(uint64_t)3,
+        .rows = s.rows,
+        .columns = s.columns,
+        .to_stride = to.stride,
+        .from_stride = from.stride,
+        .from_first = halves ? (uint32_t)(from.span.address >> 1) & 1 : 0,
+    };
+    const struct gpu_use uses[] = {tensor_use(from, GPU_READ), tensor_use(to, GPU_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_CONVERT,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_row_groups(t, s.rows, s.columns, LANE_COLUMNS),
+                                  .bytes = 8.0 * (double)tensor_count(to),
+                                  .constants = {nn_storage(from.dtype), nn_storage(to.dtype)},
+                                  .constant_count = 2},
+                uses, VIREO_COUNT(uses));
+}
+
+struct unary {
+    struct tensor x, y;
+};
+
+static void swiglu_backward(struct tape *t, const void *data)
+{
+    const struct unary *u = data;
+    if (!tape_has_grad(t, u->y))
+        return;
+    bool fresh, given;
+    struct tensor g = tape_grad(t, u->y, &given), dx = tape_grad(t, u->x, &fresh);
+    if (tape_failed(t))
+        return;
+    vireo_assert(tensor_is_contiguous(dx) && tensor_is_contiguous(g));
+    const uint32_t rows = tensor_rows(u->y), columns = tensor_columns(u->y);
+    const struct swiglu_args args = {
+        .x = u->x.span.address,
+        .z = g.span.address,
+        .dx = dx.span.address,
+        .rows = rows,
+        .columns = columns,
+        .x_stride = u->x.stride,
+        .add = !fresh,
+    };
+    const struct gpu_use uses[] = {tensor_use(u->x, GPU_READ), tensor_use(g, GPU_READ),
+                                   tensor_use(dx, fresh ? GPU_WRITE : GPU_READ_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_SWIGLU_BWD,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
+                                  .bytes = 20.0 * rows * columns},
+                uses, VIREO_COUNT(uses));
+}
+
+struct tensor nn_swiglu(struct tape *t, struct tensor x)
+{
+    const uint32_t rows = tensor_rows(x), columns = tensor_columns(x) / 2;
+    const bool grad = tape_wants_grad(t, x);
+    struct tensor z = tape_new(t, DTYPE_F32, rows, columns, grad);
+    if (tape_failed(t))
+        return z;
+    vireo_assert(x.dtype == DTYPE_F32 && tensor_columns(x) % 2 == 0 && nn_is_addressable(x));
+    const struct swiglu_args args = {
+        .x = x.span.address,
+        .z = z.span.address,
+        .rows = rows,
+        .columns = columns,
+        .x_stride = x.stride,
+    };
+    const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(z, GPU_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_SWIGLU_FWD,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
+                                  .bytes = 12.0 * rows * columns},
+                uses, VIREO_COUNT(uses));
+    if (grad)
+        tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
+    return z;
+}
+
+// y = gelu(x), or with g: y (+)= g gelu'(x).
+static void gelu(struct tape *t, struct tensor y, struct tensor x, struct tensor g, bool accumulate)
+{
+    if (tape_failed(t))
+        return;
+    vireo_assert(x.dtype == DTYPE_F32 && tensor_is_contiguous(x) && tensor_is_contiguous(y));
+    vireo_assert(!g.span.address || tensor_is_contiguous(g));
+    vireo_assert(tensor_count(x) <= UINT32_MAX);
+    const struct gelu_args args = {
+        .to = y.span.address,
+        .x = x.span.address,
+        .g = g.span.address,
+        .count = (uint32_t)tensor_count(x),
+        .add = accumulate,
+    };
+    const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(g, GPU_READ),
+                                   tensor_use(y, accumulate ? GPU_READ_WRITE : GPU_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_GELU,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_row_groups(t, 1, args.count, GELU_LANE_COUNT),
+                                  .bytes = 16.0 * args.count},
+                uses, VIREO_COUNT(uses));
+}
+
+static void gelu_backward(struct tape *t, const void *data)
+{
+    const struct unary *u = data;
+    if (!tape_has_grad(t, u->y))
+        return;
+    bool fresh, given;
+    struct tensor g = tape_grad(t, u->y, &given), dx = tape_grad(t, u->x, &fresh);
+    gelu(t, dx, u->x, g, !fresh);
+}
+
+struct tensor nn_gelu(struct tape *t, struct tensor x)
+{
+    const bool grad = tape_wants_grad(t, x);
+    struct tensor y = tape_new(t, DTYPE_F32, tensor_rows(x), tensor_columns(x), grad);
+    gelu(t, y, x, (struct tensor){0}, false);
+    if (grad)
+        tape_push(t, "gelu", gelu_backward, &(struct unary){x, y}, sizeof(struct unary));
+    return y;
+}

@@ -1,0 +1,133 @@
+#include "compute/nn/nn.h"
+
+#include "compute/nn/dispatch.h"
+#include "shaders/args/norm.h"
+
+// A group does several short rows, since starting a group costs about as much as 50 elements on a CPU driver.
+enum { GROUP_ELEMENTS = 512, WEIGHT_ROWS = 64 };
+
+struct norm {
+    struct tensor x, y, r;
+    const struct weight *w;
+};
+
+static uint32_t rows_each(uint32_t columns)
+{
+    return columns && columns < GROUP_ELEMENTS ? GROUP_ELEMENTS / columns : 1;
+}
+
+// dw += column sums of g x r, by blocks of WEIGHT_ROWS rows and then over the blocks.
+static void weight_backward(struct tape *t, const struct norm *n, struct tensor g)
+{
+    const uint32_t rows = tensor_rows(n->x), columns = tensor_columns(n->x);
+    const uint64_t blocks = nn_ceil(rows, WEIGHT_ROWS);
+    const bool direct = blocks == 1;
+    struct tensor to = direct ? n->w->grad : tape_new(t, DTYPE_F32, (uint32_t)blocks, columns, false);
+    if (tape_failed(t))
+        return;
+    const struct norm_dw_args args = {
+        .x = n->x.span.address,
+        .g = g.span.address,
+        .r = n->r.span.address,
+        .to = to.span.address,
+        .rows = rows,
+        .columns = columns,
+        .x_stride = n->x.stride,
+        .rows_each = WEIGHT_ROWS,
+        .add = direct,
+    };
+    const struct gpu_use uses[] = {tensor_use(n->x, GPU_READ), tensor_use(g, GPU_READ), tensor_use(n->r, GPU_READ),
+                                   tensor_use(to, direct ? GPU_READ_WRITE : GPU_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_NORM_DW,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = blocks * nn_row_groups(t, 1, columns, 1),
+                                  .bytes = 8.0 * rows * columns},
+                uses, VIREO_COUNT(uses));
+    if (!direct)
+        nn_column_sum(t, to, n->w->grad, true);
+}
+
+static void norm_backward(struct tape *t, const void *data)
+{
+    const struct norm *n = data;
+    if (!tape_has_grad(t, n->y))
+        return;
+    bool fresh;
+    struct tensor g = tape_grad(t, n->y, &fresh);
+    if (n->w->grad.span.address)
+        weight_backward(t, n, g);
+    if (!tape_wants_grad(t, n->x))
+        return;
+    struct tensor dx = tape_grad(t, n->x, &fresh);
+    if (tape_failed(t))
+        return;
+    // A fresh gradient of a column view would have to be zeroed around the view; no model norms part of a row.
+    vireo_assert(tensor_is_contiguous(dx));
+    const uint32_t rows = tensor_rows(n->x), columns = tensor_columns(n->x);
+    const struct norm_args args = {
+        .x = n->x.span.address,
+        .w = n->w->value.span.address,
+        .y = g.span.address,
+        .r = n->r.span.address,
+        .dx = dx.span.address,
+        .rows = rows,
+        .columns = columns,
+        .x_stride = n->x.stride,
+        .dx_stride = dx.stride,
+        .rows_each = rows_each(columns),
+        .add = !fresh,
+    };
+    const struct gpu_use uses[] = {
+        tensor_use(n->x, GPU_READ), tensor_use(n->w->value, GPU_READ), tensor_use(g, GPU_READ),
+        tensor_use(n->r, GPU_READ), tensor_use(dx, fresh ? GPU_WRITE : GPU_READ_WRITE),
+    };
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_NORM_BWD,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_ceil(rows, args.rows_each),
+                                  .bytes = 24.0 * rows * columns,
+                                  .constants = {nn_storage(n->w->value.dtype)},
+                                  .constant_count = 1},
+                uses, VIREO_COUNT(uses));
+}
+
+struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *w, float eps)
+{
+    const uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
+    const bool grad = tape_wants_grad(t, x) || (tape_takes_gradients(t) && w->grad.span.address);
+    struct tensor y = tape_new(t, DTYPE_F32, rows, columns, grad), r = {0};
+    if (grad)
+        r = tape_new(t, DTYPE_F32, rows, 1, false);
+    if (tape_failed(t))
+        return y;
+    vireo_assert(x.dtype == DTYPE_F32 && nn_is_addressable(x));
+    vireo_assert(tensor_count(w->value) == columns && w->value.span.address % 4 == 0);
+    const struct norm_args args = {
+        .x = x.span.address,
+        .w = w->value.span.address,
+        .y = y.span.address,
+        .r = r.span.address,
+        .rows = rows,
+        .columns = columns,
+        .x_stride = x.stride,
+        .rows_each = rows_each(columns),
+        .eps = eps,
+    };
+    const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(w->value, GPU_READ), tensor_use(y, GPU_WRITE),
+                                   tensor_use(r, GPU_WRITE)};
+    nn_dispatch(t,
+                &(struct nn_step){.kernel = KERNEL_NORM_FWD,
+                                  .args = &args,
+                                  .args_bytes = sizeof args,
+                                  .groups = nn_ceil(rows, args.rows_each),
+                                  .bytes = 12.0 * rows * columns,
+                                  .constants = {nn_storage(w->value.dtype)},
+                                  .constant_count = 1},
+                uses, VIREO_COUNT(uses));
+    if (grad)
+        tape_push(t, "rms_norm", norm_backward, &(struct norm){x, y, r, w}, sizeof(struct norm));
+    return y;
+}

@@ -1,0 +1,29 @@
+// Arguments of add.comp, convert.comp, gelu.comp, swiglu_fwd.comp and swiglu_bwd.comp.
+#include "shaders/args/types.h"
+
+// A contiguous tensor is one row of all its elements.
+struct add_args {
+    ADDRESS to, a, b; // f32 [rows, columns], rows *_stride apart; `to` may be a or b
+    UINT rows, columns, to_stride, a_stride, b_stride;
+};
+
+struct convert_args {
+    ADDRESS to, from; // [rows, columns], types by constants 1 (from) and 2 (to): 0 f32, 1 bf16, 2 f16
+    UINT rows, columns, to_stride, from_stride;
+    UINT from_first;  // 16-bit `from`: 1 where it starts in the upper half of its word
+};
+
+struct gelu_args {
+    ADDRESS to, x; // f32 [count]
+    ADDRESS g;     // f32 [count], or 0: forward
+    UINT count;
+    UINT add;      // backward: 1: to += instead of to =
+};
+
+struct swiglu_args {
+    ADDRESS x;  // f32 [rows, 2 * columns]: gate, up
+    ADDRESS z;  // f32 [rows, columns]: forward: result; backward: its gradient
+    ADDRESS dx; // f32 [rows, 2 * columns]: backward: result
+    UINT rows, columns, x_stride;
+    UINT add;   // backward: 1: dx += instead of dx =
+};

@@ -1,0 +1,22 @@
+// Arguments of norm_fwd.comp, norm_bwd.comp and norm_dw.comp. The type of w is constant 1: 0 f32, 1 bf16, 2 f16.
+#include "shaders/args/types.h"
+
+struct norm_args {
+    ADDRESS x;      // f32 [rows, columns], rows x_stride apart
+    ADDRESS w;      // [columns]
+    ADDRESS y;      // f32 [rows, columns]: forward: result; backward: its gradient
+    ADDRESS r;      // f32 [rows]: 1/rms; forward writes it (0: not kept)
+    ADDRESS dx;     // f32 [rows, columns], rows dx_stride apart: backward
+    UINT rows, columns, x_stride, dx_stride;
+    UINT rows_each; // rows a group does
+    UINT add;       // 1: dx += instead of dx =
+    FLOAT eps;
+};
+
+struct norm_dw_args {
+    ADDRESS x, g, r; // f32 [rows, columns] (x_stride), [rows, columns], [rows]
+    ADDRESS to;      // f32 [blocks, columns]: sums over blocks of rows
+    UINT rows, columns, x_stride;
+    UINT rows_each;  // rows a block
+    UINT add;        // 1: to += instead of to =
+};

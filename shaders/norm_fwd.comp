@@ -1,0 +1,39 @@
+// RMS norm: y = x r w, r = 1 / sqrt(mean(x^2) + eps), over a row. Keeps r for the backward pass where asked.
+// Args: norm_args (args/norm.h). Constant 1: type of w. Dispatch: ceil(rows / rows_each) groups of one subgroup.
+// Sum: 32 strided partials and a tree (lib/reduce.glsl). All-zero args: no row, nothing is touched.
+// Source: transformers, modeling_qwen2_5_vl.py, Qwen2RMSNorm.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "shaders/lib/types.glsl"
+#include "shaders/lib/reduce.glsl"
+#include "shaders/args/norm.h"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint WEIGHT = 0;
+layout(push_constant, scalar) uniform Args { norm_args p; };
+
+void main()
+{
+    for (uint n = 0; n < p.rows_each; n++) {
+        uint row = group_index() * p.rows_each + n;
+        if (row >= p.rows)
+            return;
+        uint base = row * p.x_stride;
+        float part[MOST_PARTIALS];
+        clear_partials(part);
+        for (uint block = 0; block < p.columns; block += PARTIALS) {
+            FOR_PARTIALS(j) {
+                uint c = partial_index(block, j);
+                if (lane_has_partials() && c < p.columns) {
+                    float x = F32(p.x).v[base + c];
+                    part[j] += x * x;
+                }
+            }
+        }
+        float r = inversesqrt(fold_sum(part) / float(p.columns) + p.eps);
+        if (has_address(p.r) && gl_LocalInvocationID.x == 0)
+            F32(p.r).v[row] = r;
+        for (uint c = gl_LocalInvocationID.x; c < p.columns; c += SUBGROUP)
+            F32(p.y).v[row * p.columns + c] = F32(p.x).v[base + c] * r * load_float(p.w, c, WEIGHT);
+    }
+}

@@ -1,0 +1,36 @@
+// The distribution sample.comp draws from: exp(z - max) / sum where the logit is not below the threshold, else 0. For a
+// greedy row: 1 at its token.
+// Args: sample_args (args/sample_steps.h). Dispatch: rows * ceil(columns / SOFTMAX_BLOCK) groups of one subgroup.
+// Sum: blocks in order. Variants: f32. All-zero args: no column, nothing is touched.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "shaders/lib/types.glsl"
+#include "shaders/lib/softmax_stats.glsl"
+#include "shaders/args/sample_steps.h"
+
+layout(local_size_x_id = 0) in;
+layout(push_constant, scalar) uniform Args { sample_args p; };
+layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Settings { sample_row v[]; };
+
+void main()
+{
+    uint count = softmax_block_count(p.columns);
+    if (count == 0)
+        return;
+    uint row = group_index() / count, first = (group_index() % count) * SOFTMAX_BLOCK;
+    if (row >= p.rows)
+        return;
+    float temperature = Settings(p.settings).v[row].temperature, inverse = inverse_temperature(temperature);
+    softmax_block total = softmax_total(SoftmaxBlocks(p.blocks), row * count, count);
+    float threshold = NEGATIVE_INFINITY;
+    if (has_address(p.threshold))
+        threshold = F32(p.threshold).v[row];
+    uint end = min(first + SOFTMAX_BLOCK, p.columns);
+    for (uint c = first + gl_LocalInvocationID.x; c < end; c += SUBGROUP) {
+        float x = F32(p.logits).v[row * p.stride + c];
+        float probability = x < threshold ? 0 : softmax_exp(x * inverse - total.max) / total.sum;
+        if (temperature < 1e-7)
+            probability = c == total.top ? 1 : 0;
+        F32(p.probability).v[row * p.columns + c] = probability;
+    }
+}
