@@ -97,9 +97,27 @@ static void boxes_are_found_and_measured(void **state)
     REQUIRE_NEAR(box_iou((double[]){1, 0, 3, 2}, c), 1.0 / 3, 1e-15);
     REQUIRE_NEAR(box_iou((double[]){0, 0, INFINITY, 2}, c), 0, 0);
     REQUIRE_NEAR(box_iou((double[]){NAN, 0, 2, 2}, c), 0, 0);
+    REQUIRE_NEAR(box_iou((double[]){0, 0, 1e200, 1e200}, (double[]){0, 0, 1e200, 1e200}), 0, 0); // inf / inf
     REQUIRE(box_of_reference(t("<answer> {\"bbox_2d\": [1, 2, 3.5, 4]} </answer>"), b) && b[2] == 3.5);
     REQUIRE(box_of_reference(t("[{\"bbox_2d\": [1,2,3,4], \"label\": \"x\"}]"), b));
     REQUIRE(!box_of_reference(t("[1,2,3]"), b) && !box_of_reference(t("[1,2,3,\"4\"]"), b) && !box_of_reference(t("x"), b));
+}
+
+static double format_rec_of(const char *completion)
+{
+    struct reward_input in = {.completion = completion, .completion_bytes = strlen(completion)};
+    struct reward_result out;
+    REQUIRE_OK(reward_find("format_rec")->score(&in, &out, &err));
+    return out.value;
+}
+
+static void braces_must_stand_around_the_box(void **state)
+{
+    (void)state;
+    REQUIRE(format_rec_of("<think></think><answer>{ [1,2,3,4] }</answer>") == 1);
+    REQUIRE(format_rec_of("<think></think><answer>{} [1,2,3,4] </answer>") == 0);
+    REQUIRE(format_rec_of("<think></think><answer>[1,2,3,4] {}</answer>") == 0);
+    REQUIRE(format_rec_of("<think></think><answer>{ [1,2,3,4] </answer> }") == 0);
 }
 
 // VLM-R1's pattern needs seconds for 6 kB of this; the scanner must stay linear.
@@ -492,6 +510,7 @@ int main(void)
         cmocka_unit_test(cleaning_follows_clean_text),
         cmocka_unit_test(numbers_are_pythons_floats_without_its_oddities),
         cmocka_unit_test(boxes_are_found_and_measured),
+        cmocka_unit_test(braces_must_stand_around_the_box),
         cmocka_unit_test(hostile_text_is_linear),
         cmocka_unit_test(formulas_follow_usual_precedence),
         cmocka_unit_test(wrong_formulas_are_refused),
