@@ -1,0 +1,22 @@
+// Benchmarks behind `vireo bench <name> --json`. Each fills *out with a new JSON object that the caller decrefs; none is
+// part of a result that must repeat. Times are wall and CPU seconds of this process, on a device that nobody else uses.
+#ifndef VIREO_WORKER_BENCH_H
+#define VIREO_WORKER_BENCH_H
+
+#include "compute/base/error.h"
+
+#include <jansson.h>
+
+struct gpu_device;
+
+// Matrix products through nn_gemm.
+//   config: {"shapes": [{"product": "nt"|"nn"|"tn", "m", "n", "k", "a_type": "f32"|"bf16", "b_type", "c_type",
+//                        "beta": 0|1}], "seconds": least length of a run, "runs"}; all optional, NULL for the defaults
+//            (f32, beta 0, 0.05 s, 5 runs, and a list of common shapes).
+//   *out:   {"device", "results": [{product, m, n, k, a_type, b_type, c_type, beta, runs, "repeats" of the product a
+//            run, "seconds_min", "seconds_median" of one product, "gflops" of the fastest run, "gflops_median",
+//            "gflops_per_cpu_second" of the run that used least}]}
+// A product is 2 m n k operations. Compiling is left out: one product runs before the first run.
+bool bench_gemm(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
+
+#endif
