@@ -55,8 +55,9 @@ struct http_part {
 };
 const struct http_part *request_parts(const struct request *req);                        // in order of arrival
 const struct http_part *request_part(const struct request *req, const char *name);       // first of that name; NULL
-// The caller becomes owner of a part's temporary file (it will not be removed with the request).
-void request_take_part(struct request *req, const struct http_part *part);
+// The caller becomes owner of a file part's temporary file (it will not be removed with the request); returns its path,
+// NULL for fields. part->path is NULL afterwards.
+const char *request_take_part(struct request *req, const struct http_part *part);
 
 // Lists fields of the body that the handler did not know: header x-vireo-ignored, or 400 unknown_parameter where
 // body.vireo.strict is true. `known` ends in NULL.
