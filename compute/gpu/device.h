@@ -48,7 +48,7 @@ struct gpu_device_params {
     bool full_barriers;         // debug: a full barrier after each dispatch
     uint64_t shuffle_seed;      // debug: not 0: independent dispatches run in random order
     bool skip_barriers;         // test seam: leave out every derived barrier, to prove that the two modes catch it
-    bool poison;                // fill fresh memory with NaN
+    bool poison;                // debug: NaN in fresh memory; device memory is not mapped, as on most GPUs
     uint64_t memory_limit;      // most bytes all arenas together may hold; 0: the device's budget
     uint32_t subgroup_size;     // 0: best of the device; else this size where it can be chosen
     double submit_seconds;      // aim for the length of one submit; 0: 0.1

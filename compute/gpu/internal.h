@@ -100,6 +100,7 @@ struct gpu_block {
     VkDeviceMemory memory;
     uint64_t address, bytes;
     uint8_t *host;     // mapped, or NULL
+    bool cached;       // reading through `host` is fast
     uint64_t used;     // bump position; final once the arena has gone on to the next block
 };
 struct gpu_arena {

@@ -123,7 +123,12 @@ static bool back_block(struct gpu_arena *a, struct gpu_block *b, struct vireo_er
         if (r != VK_SUCCESS)
             break;
         void *host = NULL;
-        if (dev->memory.memoryTypes[best].propertyFlags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT &&
+        VkMemoryPropertyFlags flags = dev->memory.memoryTypes[best].propertyFlags;
+        b->cached = flags & VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+        // Poison fills what is taken in the stream: no host writes around it. It also takes the way of GPUs whose memory
+        // the host does not see.
+        bool hidden = a->memory == GPU_MEMORY_DEVICE && dev->params.poison;
+        if (flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT && !hidden &&
             dev->vk->MapMemory(dev->handle, b->memory, 0, VK_WHOLE_SIZE, 0, &host) == VK_SUCCESS)
             b->host = host;
         return b->host || a->memory == GPU_MEMORY_DEVICE || vireo_fail(err, VIREO_DEVICE_MEMORY,
@@ -256,10 +261,8 @@ static struct gpu_span take_from(struct gpu_arena *a, uint64_t bytes)
     b->used += bytes;
     a->used += bytes;
     a->peak = VIREO_MAX(a->peak, a->used);
-    if (dev->params.poison && a->memory == GPU_MEMORY_DEVICE) {
-        s.host = NULL; // the fill below is still to come: no writes around it
+    if (dev->params.poison && a->memory == GPU_MEMORY_DEVICE)
         gpu_fill(dev, s, 0xffffffffu, bytes);
-    }
     return s;
 }
 

@@ -129,7 +129,7 @@ bool gpu_read(struct gpu_device *dev, struct gpu_span from, void *to, uint64_t b
     if (bytes == 0)
         return true;
     vireo_assert(from.block && bytes <= from.bytes);
-    if (from.block->host) {
+    if (from.block->host && from.block->cached) { // reads of uncached memory crawl
         if (!gpu_finish(dev, err))
             return false;
         memcpy(to, from.block->host + from.offset, bytes);

@@ -279,11 +279,11 @@ static void work_happens_in_the_order_given(void **state)
     end(&dev);
 }
 
-// Poison hides the mapping, so that everything goes through staging; 21 MiB pass the ring of 16 more than once.
-static void large_transfers_go_through_bounded_staging(void **state)
+// 21 MiB pass the ring of 16 more than once. With poison device memory is not mapped: reads go through staging too.
+static void transfer(bool poison, uint64_t staging)
 {
     struct vireo_error err = {0};
-    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    struct gpu_device *dev = make(&(struct gpu_device_params){.poison = poison});
     uint64_t count = (21 << 18) + 3, bytes = count * 4;
     struct gpu_arena *a = arena(dev, "large", GPU_MEMORY_DEVICE, bytes + 512);
     struct gpu_span s = take(a, bytes);
@@ -297,9 +297,44 @@ static void large_transfers_go_through_bounded_staging(void **state)
     gpu_upload(dev, gpu_span_part(s, 8, 4), in + 2, 4);
     REQUIRE_OK(gpu_read(dev, s, out, bytes, &err));
     REQUIRE(memcmp(in, out, bytes) == 0);
-    REQUIRE_INT(gpu_device_counters(dev).bytes_held - before, 16 << 20);
+    REQUIRE_INT(gpu_device_counters(dev).bytes_held - before, staging);
+    memset(out, 0, bytes);
+    REQUIRE_OK(gpu_write(dev, s, out, 4096, &err));
+    REQUIRE_OK(gpu_read(dev, s, out, bytes, &err));
+    REQUIRE(out[0] == 0 && out[1023] == 0 && memcmp(in + 1024, out + 1024, bytes - 4096) == 0);
+    REQUIRE((s.host == NULL) == poison);
     free(in);
     free(out);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
+static void large_transfers_go_through_bounded_staging(void **state)
+{
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    bool unified = gpu_device_caps(dev)->type == GPU_CPU;
+    end(&dev);
+    if (unified)
+        transfer(false, 16 << 20);
+    transfer(true, 20 << 20);
+}
+
+static void an_arena_larger_than_one_allocation_holds_all_of_it(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){0});
+    const struct gpu_caps *c = gpu_device_caps(dev);
+    uint64_t most = c->max_allocation_bytes, part = 64 << 20;
+    if (most + 2 * part > c->budget_bytes || most > 8ull << 30) {
+        gpu_device_destroy(&dev);
+        skip(); // this device's memory is its largest allocation
+    }
+    struct gpu_arena *a = arena(dev, "large", GPU_MEMORY_DEVICE, most / 256 * 256 + part);
+    struct gpu_span big = take(a, most / 256 * 256 - part / 2), next = take(a, part);
+    REQUIRE(big.block != next.block);
+    struct gpu_span rest = take(a, part / 2); // the end of the first block went unused; it is made good
+    REQUIRE(rest.block != big.block && rest.block != next.block);
+    REQUIRE_FAIL(gpu_arena_take(a, 256, &err).address, VIREO_DEVICE_MEMORY);
     gpu_arena_destroy(&a);
     end(&dev);
 }
@@ -604,6 +639,7 @@ static bool short_life(void)
 
 static void every_failed_allocation_is_survived(void **state)
 {
+    setenv("VIREO_GPU_DEBUG", "", 1); // the layer makes each life ten times as long
     bool past = false;
     for (int n = 1; !past; n++) {
         char rules[64];
@@ -625,6 +661,7 @@ static void every_failed_allocation_is_survived(void **state)
         short_life();
         vireo_fault_set("");
     }
+    setenv("VIREO_GPU_DEBUG", "auto-validation", 1);
 }
 
 // ---- pipelines and timers ----
@@ -718,7 +755,7 @@ static void timers_sum_by_label(void **state)
     REQUIRE(rows[0].seconds > rows[1].seconds && rows[0].seconds < 60);
     REQUIRE_STRING(rows[1].label, "fill");
     REQUIRE_INT(rows[1].count, 1);
-    REQUIRE(gpu_device_counters(dev).device_seconds >= rows[0].seconds);
+    REQUIRE(gpu_device_counters(dev).device_seconds >= rows[0].seconds + rows[1].seconds);
     free(rows);
     gpu_timers_on(dev, false);
     affine(dev, y, x, N, 1, 1);
@@ -738,6 +775,7 @@ int main(void)
         cmocka_unit_test(debug_words_are_checked),
         cmocka_unit_test(arenas_align_grow_and_rewind),
         cmocka_unit_test(a_full_arena_tells_wanted_and_available),
+        cmocka_unit_test(an_arena_larger_than_one_allocation_holds_all_of_it),
         cmocka_unit_test(fresh_memory_is_poisoned),
         cmocka_unit_test(work_happens_in_the_order_given),
         cmocka_unit_test(large_transfers_go_through_bounded_staging),
