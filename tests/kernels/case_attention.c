@@ -131,7 +131,7 @@ static void reference(struct problem *p, const double *x, bool gradient)
 {
     const struct nn_heads *h = &p->heads;
     uint32_t D = h->head_dim, k0 = h->heads * D, v0 = k0 + h->kv_heads * D;
-    double *w = calloc(p->rows + 1, 8);
+    double *w = calloc(2 * p->rows + 1, 8); // runs may overlap
     memset(p->o, 0, (size_t)p->rows * h->heads * D * 8);
     memset(p->gqkv, 0, (size_t)p->rows * p->width * 8);
     for (uint32_t i = 0; i < p->rows; i++)
@@ -342,6 +342,41 @@ static void rows_without_keys(void **state)
     drop(&p);
 }
 
+// Neighbours whose runs agree in some numbers and differ in others, so that every part of "the same rows" counts: first
+// such rows made by hand, then random ones.
+static void any_runs(void **state)
+{
+    (void)state;
+    static const uint32_t near[][4] = {
+        {0, 10, 20, 3}, {0, 0, 10, 13},  // a block in both runs; the same own rows without a prefix
+        {0, 11, 21, 3}, {0, 10, 20, 9},  // the prefix ends elsewhere
+        {1, 10, 20, 3}, {0, 10, 21, 3},  // it starts elsewhere; the own run does
+        {0, 16, 16, 5}, {0, 0, 0, 21},   // the same rows, split or not
+        {0, 16, 24, 5}, {8, 16, 24, 5}, {0, 3, 0, 0}, {5, 0, 7, 1},
+    };
+    for (uint32_t round = 0; round < 6; round++) {
+        struct problem p = make(round % 2 ? 4 : 2, 2, 8, 48);
+        for (uint32_t i = 0; i < p.rows; i++) {
+            uint32_t *s = p.query + 4 * i;
+            if (round < 2) {
+                memcpy(s, near[(i + i / 12 * round) % 12], 16);
+                continue;
+            }
+            for (uint32_t k = 0; k < 4; k++)
+                s[k] = (uint32_t)((test_value(100 + round, 4 * i + k) + 1) * (round < 4 ? 2 : 12)) * (k == 1 ? 4 : 1);
+            s[2] = VIREO_MIN(s[2], p.rows - s[3]);
+            s[1] = VIREO_MIN(s[1], p.rows - s[0]);
+        }
+        double *x = doubles(p.qkv, (size_t)p.rows * p.width);
+        reference(&p, x, false);
+        float *o = device_forward(&p);
+        test_near("o", o, p.o, out_count(&p), 3e-6);
+        free(x);
+        free(o);
+        drop(&p);
+    }
+}
+
 // The device's gradient against central differences of the reference's forward pass.
 static void finite_differences(void **state)
 {
@@ -525,15 +560,29 @@ static void broken_keys_stay_where_they_are_seen(void **state)
                     broken = broken || !isfinite(o[64 * i + d]);
                 // An infinite key may also win or lose the softmax outright.
                 REQUIRE(broken == sees || (place == 1 && bad[b] == bad[b] && sees));
-                if (i < s.own && i >= 10) { // another completion
-                    size_t at = (size_t)i * p.width;
+                size_t at = (size_t)i * p.width;
+                if (!sees)
+                    test_same_bits("gradient of q that does not see it", g + at, gradient + at, 64);
+                if (i < s.own && i >= 10) // another completion
                     test_same_bits("gradient that does not see it", g + at, gradient + at, p.width);
-                }
             }
             free(o);
             free(g);
             *x = kept;
         }
+    // A gradient or a query that is not finite: later rows of the completion do not feed it.
+    for (uint32_t b = 0; b < 6; b++) {
+        uint32_t row = s.own + 1;
+        float *x = b < 3 ? &p.go[64 * row + 3] : &p.qkv[(size_t)row * p.width + 3], kept = *x;
+        *x = bad[b % 3];
+        float *g = device_backward(&p, NULL, NULL);
+        for (uint32_t i = row + 1; i < s.own + s.length; i++)
+            test_same_bits("gradient of keys it does not see", g + (size_t)i * p.width, gradient + (size_t)i * p.width,
+                           p.width);
+        REQUIRE(!isfinite(g[(size_t)row * p.width]));
+        free(g);
+        *x = kept;
+    }
     free(wanted);
     free(gradient);
     drop(&p);
@@ -604,6 +653,7 @@ const struct CMUnitTest cases_attention[] = {
     cmocka_unit_test(warms_up),
     cmocka_unit_test(sizes),
     cmocka_unit_test(rows_without_keys),
+    cmocka_unit_test(any_runs),
     cmocka_unit_test(finite_differences),
     cmocka_unit_test(bits_do_not_depend_on_packing),
     cmocka_unit_test(bits_do_not_depend_on_neighbours),

@@ -159,17 +159,25 @@ static void stores_keys_and_values(void **state)
           *v = calloc((size_t)slots * kv_width, 4), *out = calloc((size_t)p.rows * p.width, 4),
           *plain = calloc((size_t)p.rows * p.width, 4);
     test_values(before, (size_t)slots * kv_width, 3);
-    struct nn_kv kv = {
-        .k = test_tensor(DTYPE_F32, slots, kv_width, before),
-        .v = test_tensor(DTYPE_F32, slots, kv_width, before),
-        .slot = test_tensor_u32(p.rows, 1, slot),
-    };
+    // Fences of a row or two around the pools: where a skipped row would land.
+    struct nn_kv kv = {.slot = test_tensor_u32(p.rows, 1, slot)};
+    struct tensor fence[3];
+    fence[0] = test_tensor(DTYPE_F32, 2, kv_width, before);
+    kv.k = test_tensor(DTYPE_F32, slots, kv_width, before);
+    fence[1] = test_tensor(DTYPE_F32, 2, kv_width, before);
+    kv.v = test_tensor(DTYPE_F32, slots, kv_width, before);
+    fence[2] = test_tensor(DTYPE_F32, 2, kv_width, before);
     struct tape *t = test_tape(false);
     test_read(nn_rope_store(t, test_tensor(DTYPE_F32, p.rows, p.width, p.x), &p.heads, &p.rope, NULL), plain);
     test_read(nn_rope_store(t, test_tensor(DTYPE_F32, p.rows, p.width, p.x), &p.heads, &p.rope, &kv), out);
     test_same_bits("rotated with and without a store", out, plain, (size_t)p.rows * p.width);
     test_read(kv.k, k);
     test_read(kv.v, v);
+    for (int i = 0; i < 3; i++) {
+        float kept[64];
+        test_read(fence[i], kept);
+        test_same_bits("fence", kept, before, 64);
+    }
     test_tape_end(&t);
     for (uint32_t s = 0; s < slots; s++) {
         const float *wanted_k = before + s * kv_width, *wanted_v = wanted_k;
