@@ -133,7 +133,8 @@ static bool resolve(struct image_refs *r, struct sample_image *im, const char *p
         return true;
     struct vireo_error why = {0};
     if (!r->resolver->resolve(r->resolver->context, im->form, im->name, id, &why))
-        return vireo_fail_kind(err, why.code ? why.code : VIREO_NOT_FOUND, why.kind[0] ? why.kind : "invalid_image", path,
+        return vireo_fail_kind(err, why.code ? why.code : VIREO_NOT_FOUND, why.kind[0] ? why.kind : "invalid_image",
+                               path,
                                "image '%.80s': %s", im->name, why.message);
     im->id = arena_copy_string(r->arena, id);
     return im->id ? true : vireo_fail_memory(err, sizeof id);

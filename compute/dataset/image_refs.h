@@ -15,8 +15,8 @@ struct image_refs {
 
 void image_refs_finish(struct image_refs *r);
 
-// The index of the picture that `reference` names (a file name, an id or a data: URI; `path` is its field for errors), added
-// and resolved if it is new.
+// The index of the picture that `reference` names (a file name, an id or a data: URI; `path` is its field for errors),
+// added and resolved if it is new.
 bool image_refs_add(struct image_refs *r, const char *reference, const char *path, uint32_t *index,
                     struct vireo_error *err);
 

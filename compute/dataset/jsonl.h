@@ -1,7 +1,7 @@
 // Datasets as JSON lines: OpenAI's SFT and RFT rows and VLM-R1's rows, told apart row by row, checked row by row.
 //
-// Text and image parts keep the order a row gives them; VLM-R1 rows have their images first. Nothing here touches the disk
-// or decodes pixels: images are names, ids or undecoded bytes. Hostile input is expected.
+// Text and image parts keep the order a row gives them; VLM-R1 rows have their images first. Nothing here touches the
+// disk or decodes pixels: images are names, ids or undecoded bytes. Hostile input is expected.
 #ifndef VIREO_DATASET_JSONL_H
 #define VIREO_DATASET_JSONL_H
 
@@ -45,8 +45,8 @@ struct jsonl_report {
 };
 
 // Reads all rows. With any bad row it fails as VIREO_INVALID, kind "invalid_file_format", and the message is the first
-// issue ("line 17: messages[0].content[1].image_url.url: data: URI is not base64") and the number of further ones; *report
-// (may be NULL) has them all, and is filled on success too. *out is untouched on failure.
+// issue ("line 17: messages[0].content[1].image_url.url: data: URI is not base64") and the number of further ones;
+// *report (may be NULL) has them all, and is filled on success too. *out is untouched on failure.
 bool jsonl_parse(const char *bytes, size_t size, const struct jsonl_options *options, struct dataset *out,
                  struct jsonl_report *report, struct vireo_error *err);
 // The same from a file.

@@ -21,7 +21,8 @@ struct order {
 struct order *order_create(const struct order_config *config, struct vireo_error *err)
 {
     if (config->rows == 0 || config->batch == 0) {
-        vireo_fail(err, VIREO_INVALID, "An order needs at least one row and one row a batch, got %u and %u.", config->rows,
+        vireo_fail(err, VIREO_INVALID, "An order needs at least one row and one row a batch, got %u and %u.",
+                   config->rows,
                    config->batch);
         return NULL;
     }

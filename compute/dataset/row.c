@@ -75,8 +75,8 @@ static bool add_file(const struct row_context *c, const json_t *part, const char
     if (!id == !data)
         return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", full,
                                "expected either file_id or file_data with an image");
-    return add_image(c, chat, images, id ? id : data, json_path(inner, sizeof inner, full, id ? "file_id" : "file_data"),
-                     err);
+    json_path(inner, sizeof inner, full, id ? "file_id" : "file_data");
+    return add_image(c, chat, images, id ? id : data, inner, err);
 }
 
 // Index of the last text part; SIZE_MAX if there is none.
@@ -96,7 +96,8 @@ static bool add_part(const struct row_context *c, const json_t *part, const char
     const char *type = NULL, *text = NULL;
     char full[128];
     if (!json_is_object(part))
-        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", path, "expected object, got %s", json_type_name(part));
+        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", path, "expected object, got %s",
+                               json_type_name(part));
     if (!json_get_string_required(part, path, "type", &type, err))
         return false;
     if (strcmp(type, "text") == 0)
@@ -137,7 +138,8 @@ static bool add_content(const struct row_context *c, const json_t *message, cons
     return true;
 }
 
-static bool read_weight(const json_t *message, const char *path, bool assistant, double *weight, struct vireo_error *err)
+static bool read_weight(const json_t *message, const char *path, bool assistant, double *weight,
+                        struct vireo_error *err)
 {
     const json_t *w = json_object_get(message, "weight");
     char full[128];
@@ -164,9 +166,11 @@ static bool read_role(const json_t *message, const char *path, const char **role
         return false;
     json_path(full, sizeof full, path, "role");
     if (strcmp(*role, "tool") == 0 || strcmp(*role, "function") == 0 || json_object_get(message, "tool_calls"))
-        return vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", full, "tool messages are not supported in rows");
+        return vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", full,
+                               "tool messages are not supported in rows");
     if (!chat_role_is_known(*role))
-        return vireo_fail_param(err, full, "expected one of 'system', 'developer', 'user', 'assistant', got '%.60s'", *role);
+        return vireo_fail_param(err, full, "expected one of 'system', 'developer', 'user', 'assistant', got '%.60s'",
+                                *role);
     return true;
 }
 
@@ -311,8 +315,8 @@ static char *strip(char *text)
     return text;
 }
 
-// The answer as text: strings as they are, numbers and other JSON as Python prints them (for lists of numbers the same as
-// JSON with a space behind each comma).
+// The answer as text: strings as they are, numbers and other JSON as Python prints them (for lists of numbers the same
+// as JSON with a space behind each comma).
 static const char *value_text(struct arena *a, const json_t *value)
 {
     if (json_is_string(value))
@@ -342,7 +346,8 @@ static bool read_turn(const json_t *turns, size_t i, const char *from, const cha
     char path[64], full[128];
     snprintf(path, sizeof path, "conversations[%u]", (unsigned)i);
     if (!json_is_object(turn))
-        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", path, "expected object, got %s", json_type_name(turn));
+        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", path, "expected object, got %s",
+                               json_type_name(turn));
     if (!json_get_string_required(turn, path, "from", &speaker, err))
         return false;
     if (strcmp(speaker, from) != 0 && strcmp(speaker, other) != 0)
@@ -355,7 +360,8 @@ static bool read_turn(const json_t *turns, size_t i, const char *from, const cha
     return true;
 }
 
-static bool add_vlm_images(const struct row_context *c, const json_t *row, struct sample *out, struct row_images *images,
+static bool add_vlm_images(const struct row_context *c, const json_t *row, struct sample *out,
+                           struct row_images *images,
                            struct vireo_error *err)
 {
     const json_t *image = json_object_get(row, "image");
@@ -364,7 +370,8 @@ static bool add_vlm_images(const struct row_context *c, const json_t *row, struc
     if (json_is_string(image))
         return add_image(c, &out->prompt, images, json_string_value(image), "image", err);
     if (!json_is_array(image))
-        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", "image", "expected string or array of strings, got %s",
+        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", "image",
+                               "expected string or array of strings, got %s",
                                json_type_name(image));
     for (size_t i = 0; i < json_array_size(image); i++) {
         const json_t *name = json_array_get(image, i);

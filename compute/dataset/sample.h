@@ -44,8 +44,9 @@ struct sample {
     // In a conversation of several turns earlier assistant messages are part of `prompt`, each with its own weight.
     const uint32_t *images; // [image_count] pictures in order of appearance, indices into dataset.images
     uint32_t image_count;
-    json_t *item;  // object for graders; RFT, SFT: the row without `messages`; VLM-R1: the row without `conversations`, plus
-                   // `problem` (question without <image> marks) and `solution` ("<answer> VALUE </answer>")
+    // object for graders; RFT, SFT: the row without `messages`; VLM-R1: the row without `conversations`, plus
+    // `problem` (question without <image> marks) and `solution` ("<answer> VALUE </answer>")
+    json_t *item;
     uint32_t unit; // rows that stay together have equal numbers (row member "group"); ready for order_config.unit
 };
 

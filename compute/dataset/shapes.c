@@ -44,8 +44,8 @@ bool splitmix_chance(struct splitmix *s, uint32_t percent)
     return splitmix_below(s, 100) < percent;
 }
 
-// Sum of twelve uniform numbers: variance 1, nearly normal, and exact in integers, so that pixels are the same everywhere
-// (a normal deviate by logarithm and cosine depends on the C library).
+// Sum of twelve uniform numbers: variance 1, nearly normal, and exact in integers, so that pixels are the same
+// everywhere (a normal deviate by logarithm and cosine depends on the C library).
 static double deviate(struct splitmix *s)
 {
     int64_t sum = 0;
@@ -68,7 +68,8 @@ static void paint_background(struct splitmix *s, uint8_t *pixels)
     bool noisy = splitmix_chance(s, 30);
     for (int y = 0; y < SHAPES_SIDE; y++)
         for (int x = 0; x < SHAPES_SIDE; x++) {
-            double u = (2 * x + 1 - SHAPES_SIDE) / (double)SHAPES_SIDE, v = (2 * y + 1 - SHAPES_SIDE) / (double)SHAPES_SIDE;
+            double u = (2 * x + 1 - SHAPES_SIDE) / (double)SHAPES_SIDE;
+            double v = (2 * y + 1 - SHAPES_SIDE) / (double)SHAPES_SIDE;
             double noise = noisy ? NOISE_SIGMA * deviate(s) : 0;
             uint8_t *p = pixels + 3 * (y * SHAPES_SIDE + x);
             p[0] = clip(BASE + LIGHT * u + noise);
@@ -138,12 +139,16 @@ void shapes_describe(const struct shapes_object *o, char out[SHAPES_QUESTION_BYT
 }
 
 // Objects like `o` in what a question names.
-static int count_like(const struct shapes_scene *scene, const struct shapes_object *o, bool colour, bool form, bool size)
+static int count_like(const struct shapes_scene *scene, const struct shapes_object *o, bool colour, bool form,
+                      bool size)
 {
     int count = 0;
     for (int i = 0; i < scene->object_count; i++) {
         const struct shapes_object *p = &scene->objects[i];
-        count += (!colour || p->colour == o->colour) && (!form || p->form == o->form) && (!size || p->large == o->large);
+        bool alike = !colour || p->colour == o->colour;
+        alike &= !form || p->form == o->form;
+        alike &= !size || p->large == o->large;
+        count += alike;
     }
     return count;
 }

@@ -27,15 +27,18 @@ static bool check(const struct shapes_dataset *c, struct vireo_error *err)
         return vireo_fail_param(err, "count", "Invalid value for 'count': expected 1 to %d, got %u.", JSONL_TRAIN_ROWS,
                                 c->count);
     if (c->objects_min < 1 || c->objects_max < c->objects_min || c->objects_max > SHAPES_MAX_OBJECTS)
-        return vireo_fail_param(err, "objects", "Invalid value for 'objects': expected 1 <= first <= last <= %d, got %d..%d.",
+        return vireo_fail_param(err, "objects",
+                                "Invalid value for 'objects': expected 1 <= first <= last <= %d, got %d..%d.",
                                 SHAPES_MAX_OBJECTS, c->objects_min, c->objects_max);
     if (c->scenes > JSONL_TRAIN_ROWS)
-        return vireo_fail_param(err, "scenes", "Invalid value for 'scenes': expected 0 to %d, got %u.", JSONL_TRAIN_ROWS,
+        return vireo_fail_param(err, "scenes", "Invalid value for 'scenes': expected 0 to %d, got %u.",
+                                JSONL_TRAIN_ROWS,
                                 c->scenes);
     if (c->kind != SHAPES_SFT && c->kind != SHAPES_RFT)
         return vireo_fail_param(err, "kind", "Invalid value for 'kind': expected sft or rft.");
     if (c->sloppy && c->kind != SHAPES_SFT)
-        return vireo_fail_param(err, "sloppy", "Invalid value for 'sloppy': only supervised rows have labels to be loose.");
+        return vireo_fail_param(err, "sloppy",
+                                "Invalid value for 'sloppy': only supervised rows have labels to be loose.");
     return true;
 }
 
@@ -91,7 +94,8 @@ static json_t *objects_json(const struct shapes_scene *scene)
 }
 
 // The question comes before the picture: so the picture's tokens can attend to the words.
-static json_t *row_json(const struct job *j, const struct shapes_scene *scene, uint32_t index, int question, int64_t group)
+static json_t *row_json(const struct job *j, const struct shapes_scene *scene, uint32_t index, int question,
+                        int64_t group)
 {
     const struct shapes_dataset *c = j->config;
     const struct shapes_question *q = &scene->questions[question];
@@ -187,8 +191,8 @@ bool shapes_write(const struct shapes_dataset *config, const char *folder, struc
     return ok;
 }
 
-// Questions by place and size, "the leftmost circle", for the tokenizer's text only: the object whose key is smallest by a
-// margin among those the noun names.
+// Questions by place and size, "the leftmost circle", for the tokenizer's text only: the object whose key is smallest
+// by a margin among those the noun names.
 enum extreme { LEFTMOST, RIGHTMOST, TOP, BOTTOM, LARGEST, SMALLEST, EXTREMES };
 static const char *const extreme_words[EXTREMES] = {"leftmost", "rightmost", "top", "bottom", "largest", "smallest"};
 
@@ -286,7 +290,8 @@ bool shapes_corpus(uint64_t seed, size_t lines, char ***out, struct vireo_error 
         struct shapes_question q = draw_question(&s, &scene);
         const struct shapes_object *o = &scene.objects[q.target];
         shapes_describe(o, name);
-        snprintf(text, LINE, "user\n%s\nassistant\n%s{\"bbox_2d\": [%d,%d,%d,%d]}\n", q.text, name, o->box[0], o->box[1],
+        snprintf(text, LINE, "user\n%s\nassistant\n%s{\"bbox_2d\": [%d,%d,%d,%d]}\n", q.text, name, o->box[0],
+                 o->box[1],
                  o->box[2], o->box[3]);
         list[i] = text;
     }

@@ -1,5 +1,5 @@
-// VLM-R1's `accuracy`: the rule that the row itself names in accu_reward_method, else params.method. So one dataset may mix
-// counting, boxes and multiple choice. The other parameters (coords) go to the named rule.
+// VLM-R1's `accuracy`: the rule that the row itself names in accu_reward_method, else params.method. So one dataset
+// may mix counting, boxes and multiple choice. The other parameters (coords) go to the named rule.
 #include "compute/base/json.h"
 #include "compute/rewards/reward.h"
 
@@ -29,7 +29,8 @@ static bool check(const json_t *params, const char *path, struct vireo_error *er
         !json_get_choice(params, path, "coords", coords, &choice, err))
         return false;
     if (method && !find_method(method))
-        return vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", json_path(full, sizeof full, path, "method"),
+        return vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value",
+                               json_path(full, sizeof full, path, "method"),
                                "Rule '%.60s' is not built here; built are %s.", method,
                                reward_names(names, sizeof names));
     return true;

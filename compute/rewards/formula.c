@@ -24,8 +24,10 @@ struct formula {
 static const struct {
     const char *name;
     enum opcode op;
-} functions[] = {{"min", MIN}, {"max", MAX}, {"abs", ABS}, {"floor", FLOOR}, {"ceil", CEIL}, {"exp", EXP}, {"sqrt", SQRT},
-                 {"log", LOG}};
+} functions[] = {
+    {"min", MIN}, {"max", MAX}, {"abs", ABS}, {"floor", FLOOR}, {"ceil", CEIL}, {"exp", EXP}, {"sqrt", SQRT},
+    {"log", LOG},
+};
 
 // The state of one compilation. Failure is reported once, at the first place that cannot go on.
 struct parser {

@@ -1,5 +1,5 @@
-// The calculate_output formula of a multi grader: numbers, names, + - * / ^ **, unary minus, parentheses, and
-// min max abs floor ceil exp sqrt log (min and max take two or more arguments). ^ and ** are the power, bind tighter than
+// The calculate_output formula of a multi grader: numbers, names, + - * / ^ **, unary minus, parentheses, and min max
+// abs floor ceil exp sqrt log (min and max take two or more arguments). ^ and ** are the power, bind tighter than
 // unary minus and group to the right: -2^2 = -4, 2^3^2 = 512. A name is the reward of that sub-grader.
 #ifndef VIREO_REWARDS_FORMULA_H
 #define VIREO_REWARDS_FORMULA_H

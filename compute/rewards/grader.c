@@ -12,7 +12,8 @@
 static const char *const operations[] = {"eq", "ne", "like", "ilike", NULL};
 static const char default_input[] = "{{ sample.output_text }}", default_reference[] = "{{ item.solution }}";
 
-// Members each type may have; anything else is refused, for a misspelt `refrence` would silently fall back to a default.
+// Members each type may have; anything else is refused, for a misspelt `refrence` would silently fall back to a
+// default.
 static const char *const rule_members[] = {"type", "name", "rule", "params", "input", "reference", NULL};
 static const char *const string_members[] = {"type", "name", "input", "reference", "operation", NULL};
 static const char *const multi_members[] = {"type", "name", "graders", "calculate_output", NULL};
@@ -142,14 +143,16 @@ static bool read_leaf(struct grader_leaf *leaf, const json_t *d, const char *key
 static bool add_leaf(struct grader *g, const json_t *d, const char *key, const char *path, struct vireo_error *err)
 {
     if (!json_is_object(d))
-        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", path, "Invalid type for '%s': expected object, got %s.",
+        return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", path,
+                               "Invalid type for '%s': expected object, got %s.",
                                path, json_type_name(d));
     struct grader_leaf *leaf = &g->leaves[g->count++];
     if (!read_leaf(leaf, d, key, path, true, err))
         return false;
     if (!is_identifier(leaf->name))
         return vireo_fail_param(err, path,
-                                "Invalid name '%.64s' in '%s': a formula needs letters, digits and '_', not first a digit.",
+                                "Invalid name '%.64s' in '%s': a formula needs letters, digits and '_', not first a "
+                                "digit.",
                                 leaf->name, path);
     for (size_t i = 0; i + 1 < g->count; i++)
         if (strcmp(g->leaves[i].name, leaf->name) == 0)
@@ -191,11 +194,13 @@ static bool read_multi(struct grader *g, const json_t *d, const char *path, stru
         return false;
     json_path(full, sizeof full, path, "graders");
     if (!graders)
-        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", full, "Missing required parameter '%s'.",
+        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", full,
+                               "Missing required parameter '%s'.",
                                full);
     if (!json_is_object(graders) && !json_is_array(graders))
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", full,
-                               "Invalid type for '%s': expected object or array, got %s.", full, json_type_name(graders));
+                               "Invalid type for '%s': expected object or array, got "
+                               "%s.", full, json_type_name(graders));
     if (!add_leaves(g, graders, full, err) || !json_get_string_required(d, path, "calculate_output", &formula, err))
         return false;
     for (size_t i = 0; i < g->count; i++)

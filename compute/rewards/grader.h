@@ -50,18 +50,18 @@ struct grade {
     bool failed;
 };
 
-// Compiles a definition. `path` is its place in the client's document ("grader", "method.reinforcement.grader") and begins
-// every `param` of an error. `definition` may be released afterwards. NULL on error; free with grader_destroy.
+// Compiles a definition. `path` is its place in the client's document ("grader", "method.reinforcement.grader") and
+// begins every `param` of an error. `definition` may be released afterwards. NULL on error; free with grader_destroy.
 struct grader *grader_create(const json_t *definition, const char *path, struct vireo_error *err);
 void grader_destroy(struct grader **g);
 
 // The definition with every default filled in; a new reference. NULL without memory.
 json_t *grader_to_json(const struct grader *g, struct vireo_error *err);
 
-// The same as VLM-R1's --reward_funcs: a multi grader summing the named functions. Each is `accuracy`, `format`, `length`
-// or `repetition`; `method` is what --reward_method names ("default" if NULL) and a row's accu_reward_method overrides it;
-// `task_rec` maps accuracy and format to `iou` and `format_rec`. weights (one a function) may be NULL = all 1.
-// New reference to a definition for grader_create; NULL on error.
+// The same as VLM-R1's --reward_funcs: a multi grader summing the named functions. Each is `accuracy`, `format`,
+// `length` or `repetition`; `method` is what --reward_method names ("default" if NULL) and a row's accu_reward_method
+// overrides it; `task_rec` maps accuracy and format to `iou` and `format_rec`. weights (one a function) may be NULL =
+// all 1. New reference to a definition for grader_create; NULL on error.
 json_t *grader_from_vlm_r1(const char *const *functions, size_t count, const char *method, bool task_rec,
                            const double *weights, struct vireo_error *err);
 
@@ -72,8 +72,8 @@ size_t grader_part_count(const struct grader *g);
 const char *grader_part_name(const struct grader *g, size_t part);
 const char *grader_part_type(const struct grader *g, size_t part);
 
-// Top-level members of `item` that templates name, repeats included; NULL when `index` is past the last. A job whose rows have
-// no such member can be refused before it starts. *path is the template's field in the client's document.
+// Top-level members of `item` that templates name, repeats included; NULL when `index` is past the last. A job whose
+// rows have no such member can be refused before it starts. *path is the template's field in the client's document.
 const char *grader_item_key(const struct grader *g, size_t index, const char **path);
 
 // Grades one sample. `item` may be NULL (no fields). The only error is lack of memory.

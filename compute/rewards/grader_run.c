@@ -65,7 +65,8 @@ static char *lower(const char *text, size_t size, size_t *out_size)
     size_t n = 0;
     for (size_t i = 0; out && i < size;) {
         utf8proc_int32_t c = -1;
-        utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(size - i), &c);
+        utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text + i, (utf8proc_ssize_t)(size - i),
+                                                   &c);
         if (length < 1) {
             out[n++] = text[i++];
             continue;

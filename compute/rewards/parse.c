@@ -233,8 +233,8 @@ double box_iou(const double a[4], const double b[4])
     return isfinite(iou) ? fmin(iou, 1) : 0;
 }
 
-// For `newline` only: removed where white space stands before it, else a space. What stands before is judged on the text
-// as it was, which is what the two passes of the original amount to. Works in place, returns the new size.
+// For `newline` only: removed where white space stands before it, else a space. What stands before is judged on the
+// text as it was, which is what the two passes of the original amount to. Works in place, returns the new size.
 static size_t fold_newlines(char *text, size_t size, char newline)
 {
     size_t kept = 0;

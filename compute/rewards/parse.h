@@ -1,8 +1,8 @@
 // Reading answers out of model text: tags, boxes, numbers, cleaned text.
 //
-// Each function equals one regular expression of VLM-R1 (given in its comment; DOTALL, search) but scans in linear time:
-// the original patterns backtrack cubically on hostile text. White space is Python's \s (Unicode); \d is ASCII only.
-// Texts are byte strings that may hold invalid UTF-8; such bytes are ordinary characters.
+// Each function equals one regular expression of VLM-R1 (given in its comment; DOTALL, search) but scans in linear
+// time: the original patterns backtrack cubically on hostile text. White space is Python's \s (Unicode); \d is ASCII
+// only. Texts are byte strings that may hold invalid UTF-8; such bytes are ordinary characters.
 #ifndef VIREO_REWARDS_PARSE_H
 #define VIREO_REWARDS_PARSE_H
 
@@ -38,8 +38,8 @@ size_t think_answer_head(struct text t, size_t from);
 // \[(\d+),\s*(\d+),\s*(\d+),\s*(\d+)\] at or after `from`: false if there is none. Sets the four numbers (a number too
 // long for a double becomes infinity), and [*start, *end) if they are not NULL.
 bool box_find(struct text t, size_t from, double box[4], size_t *start, size_t *end);
-// Ground truth box: JSON array of four numbers, an object with "bbox_2d", or a list with one of these; answer tags around
-// it are taken off. False if it is none of them or not finite.
+// Ground truth box: JSON array of four numbers, an object with "bbox_2d", or a list with one of these; answer tags
+// around it are taken off. False if it is none of them or not finite.
 bool box_of_reference(struct text t, double box[4]);
 // Continuous IoU of boxes x1, y1, x2, y2; 0 for reversed, empty or non-finite boxes. In [0, 1].
 double box_iou(const double a[4], const double b[4]);

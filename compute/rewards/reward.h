@@ -16,7 +16,8 @@
 struct reward_input {
     const char *completion; // text without special tokens, NUL-terminated; may hold invalid UTF-8
     size_t completion_bytes;
-    const char *reference;  // ground truth as text (strings as they are, other JSON dumped); NULL if the rule needs none
+    // ground truth as text (strings as they are, other JSON dumped); NULL if the rule needs none
+    const char *reference;
     size_t reference_bytes;
     const json_t *params;   // the rule's own parameters, already accepted by check(); NULL = none given
     const json_t *item;     // the dataset row's own fields; NULL = none

@@ -312,7 +312,8 @@ static enum template_outcome append_piece(struct bytes *b, const struct piece *p
     return TEMPLATE_OK;
 }
 
-bool reward_template_expand(const struct reward_template *t, const struct template_values *v, char **text, size_t *bytes,
+bool reward_template_expand(const struct reward_template *t, const struct template_values *v, char **text,
+                            size_t *bytes,
                             enum template_outcome *outcome, char missing[96], struct vireo_error *err)
 {
     struct bytes b = {0};

@@ -1,8 +1,9 @@
 // The templates of graders: text with {{ item.path }} and {{ sample.output_text }} in it.
 //
-// A path starts with `item`, `sample.output_text` or `sample.output_json` and goes on with .name, [n] or ["name"]. Spaces
-// inside the braces are optional. A string is put in as it is, any other JSON as its compact dump. No filters, loops or
-// expressions; what is put in is never expanded again. `sample.output_tools` is an empty list: tools are not built.
+// A path starts with `item`, `sample.output_text` or `sample.output_json` and goes on with .name, [n] or ["name"].
+// Spaces inside the braces are optional. A string is put in as it is, any other JSON as its compact dump. No filters,
+// loops or expressions; what is put in is never expanded again. `sample.output_tools` is an empty list: tools are not
+// built.
 #ifndef VIREO_REWARDS_TEMPLATE_H
 #define VIREO_REWARDS_TEMPLATE_H
 
@@ -37,7 +38,8 @@ struct template_values {
 };
 // Expands into *text (free; NUL-terminated). On an outcome other than TEMPLATE_OK *text is NULL and `missing` names the
 // path. False only without memory.
-bool reward_template_expand(const struct reward_template *t, const struct template_values *v, char **text, size_t *bytes,
+bool reward_template_expand(const struct reward_template *t, const struct template_values *v, char **text,
+                            size_t *bytes,
                             enum template_outcome *outcome, char missing[96], struct vireo_error *err);
 // True if some variable starts with sample.output_json.
 bool reward_template_uses_json(const struct reward_template *t);

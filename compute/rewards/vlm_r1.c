@@ -35,7 +35,8 @@ json_t *grader_from_vlm_r1(const char *const *names, size_t count, const char *m
 {
     char formula[512] = "", field[48];
     if (count == 0 || count > 4) {
-        vireo_fail_param(err, "reward_funcs", "Invalid value for 'reward_funcs': expected 1 to 4 names, got %zu.", count);
+        vireo_fail_param(err, "reward_funcs", "Invalid value for 'reward_funcs': expected 1 to 4 names, got %zu.",
+                         count);
         return NULL;
     }
     // VLM-R1 scores rows without a method by its `default` rule; where that is not built the row must name one.

@@ -2,7 +2,8 @@
 #include "compute/dataset/jsonl.h"
 #include "tests/fuzz/require.h"
 
-static bool resolve(void *context, enum image_form form, const char *name, char id[JSONL_ID_BYTES], struct vireo_error *err)
+static bool resolve(void *context, enum image_form form, const char *name, char id[JSONL_ID_BYTES],
+                    struct vireo_error *err)
 {
     size_t length = strlen(name);
     FUZZ_REQUIRE(length && length <= JSONL_NAME_BYTES && name[0] != '/');

@@ -1,5 +1,5 @@
-// Completions: every rule gives a finite number and a valid sentence for any bytes. The input is the completion, or, where
-// it holds a zero byte, the completion before it and the reference behind it.
+// Completions: every rule gives a finite number and a valid sentence for any bytes. The input is the completion, or,
+// where it holds a zero byte, the completion before it and the reference behind it.
 #include "compute/rewards/parse.h"
 #include "compute/rewards/reward.h"
 #include "tests/fuzz/require.h"

@@ -33,12 +33,17 @@ static void sft_rows_keep_the_order_of_parts(void **state)
     (void)state;
     struct dataset d;
     char text[64];
-    REQUIRE_OK(parse("{\"id\":\"a\",\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":["
-                     "{\"type\":\"text\",\"text\":\"before\"},{\"type\":\"image_url\",\"image_url\":{\"url\":\"x/1.png\"}},"
-                     "{\"type\":\"text\",\"text\":\"after\"},{\"type\":\"image_url\",\"image_url\":{\"url\":\"2.png\"}}]},"
-                     "{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"A\"},{\"type\":\"text\",\"text\":\"B\"}]}],"
+    REQUIRE_OK(parse("{\"id\":\"a\",\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
+                     "\"content\":["
+                     "{\"type\":\"text\",\"text\":\"before\"},{\"type\":\"image_url\",\"image_url\":{\"url\":"
+                     "\"x/1.png\"}},"
+                     "{\"type\":\"text\",\"text\":\"after\"},{\"type\":\"image_url\",\"image_url\":{\"url\":"
+                     "\"2.png\"}}]},"
+                     "{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":\"A\"},{\"type\":\"text\","
+                     "\"text\":\"B\"}]}],"
                      "\"solution\":[1,2]}\n\n{\"messages\":[{\"role\":\"user\",\"content\":["
-                     "{\"type\":\"image_url\",\"image_url\":{\"url\":\"2.png\"}}]},{\"role\":\"assistant\",\"content\":\"C\"}]}\r\n",
+                     "{\"type\":\"image_url\",\"image_url\":{\"url\":\"2.png\"}}]},{\"role\":\"assistant\","
+                     "\"content\":\"C\"}]}\r\n",
                      NULL, &d, NULL));
     REQUIRE_INT(d.count, 2);
     REQUIRE_INT(d.image_count, 2);
@@ -68,8 +73,10 @@ static void answers_may_be_left_out_of_training(void **state)
 {
     (void)state;
     struct dataset d;
-    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":\"1\"},{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0},"
-                     "{\"role\":\"user\",\"content\":\"2\"},{\"role\":\"assistant\",\"content\":\"b\",\"weight\":1}]}", NULL, &d, NULL));
+    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":\"1\"},{\"role\":\"assistant\",\"content\":\"a\","
+                     "\"weight\":0},"
+                     "{\"role\":\"user\",\"content\":\"2\"},{\"role\":\"assistant\",\"content\":\"b\",\"weight\":1}]}"
+                     "", NULL, &d, NULL));
     REQUIRE_NEAR(d.samples[0].weight, 1, 0);
     REQUIRE_NEAR(d.samples[0].prompt.messages[1].weight, 0, 0);
     REQUIRE_INT(d.samples[0].prompt.count, 3);
@@ -80,7 +87,8 @@ static void rft_rows_hand_their_fields_to_the_grader(void **state)
 {
     (void)state;
     struct dataset d;
-    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":\"where?\"}],\"solution\":[1,2,3,4],\"id\":17}", NULL, &d, NULL));
+    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":\"where?\"}],\"solution\":[1,2,3,4],\"id\":17}",
+                     NULL, &d, NULL));
     REQUIRE_INT(d.samples[0].form, SAMPLE_RFT);
     REQUIRE(d.samples[0].target == NULL);
     REQUIRE_STRING(d.samples[0].id, "17");
@@ -94,8 +102,10 @@ static void vlm_r1_rows_have_images_first_and_a_wrapped_solution(void **state)
     struct dataset d;
     char text[512];
     const struct jsonl_options options = {.question_template = "rec", .want = JSONL_PROMPT};
-    REQUIRE_OK(parse("{\"id\":1,\"image\":[\"a.jpg\",\"b.jpg\"],\"conversations\":[{\"from\":\"human\",\"value\":\"<image>Find<image> it {x}\"},"
-                     "{\"from\":\"gpt\",\"value\":\" <answer> [1, 2, 3, 4] </answer>\"}],\"accu_reward_method\":\"iou\",\"extra\":5}\n"
+    REQUIRE_OK(parse("{\"id\":1,\"image\":[\"a.jpg\",\"b.jpg\"],\"conversations\":[{\"from\":\"human\",\"value\":"
+                     "\"<image>Find<image> it {x}\"},"
+                     "{\"from\":\"gpt\",\"value\":\" <answer> [1, 2, 3, 4] </answer>\"}],\"accu_reward_method\":"
+                     "\"iou\",\"extra\":5}\n"
                      "{\"conversations\":[{\"from\":\"human\",\"value\":\"2+2?\"},{\"from\":\"gpt\",\"value\":4}]}\n"
                      "{\"conversations\":[{\"from\":\"human\",\"value\":\"?\"},{\"from\":\"gpt\",\"value\":0.1}]}\n"
                      "{\"conversations\":[{\"from\":\"human\",\"value\":\"?\"},{\"from\":\"gpt\",\"value\":[68,315]}]}",
@@ -104,14 +114,17 @@ static void vlm_r1_rows_have_images_first_and_a_wrapped_solution(void **state)
     REQUIRE_INT(m->part_count, 3);
     REQUIRE(m->parts[0].kind == CHAT_IMAGE && m->parts[1].kind == CHAT_IMAGE);
     text_of_part(m, 2, text, sizeof text);
-    REQUIRE_STRING(text, "Find it {x} First output the thinking process in <think> </think> tags and then output the final answer "
+    REQUIRE_STRING(text,
+                   "Find it {x} First output the thinking process in <think> </think> tags and then output the final "
+                   "answer "
                          "in <answer> </answer> tags. Output the final answer in JSON format.");
     const json_t *item = d.samples[0].item;
     REQUIRE_STRING(json_string_value(json_object_get(item, "solution")), "<answer> [1, 2, 3, 4] </answer>");
     REQUIRE_STRING(json_string_value(json_object_get(item, "problem")), "Find it {x}");
     REQUIRE_STRING(json_string_value(json_object_get(item, "accu_reward_method")), "iou");
     REQUIRE_INT(json_integer_value(json_object_get(item, "extra")), 5);
-    static const char *const solutions[] = {"<answer> 4 </answer>", "<answer> 0.1 </answer>", "<answer> [68, 315] </answer>"};
+    static const char *const solutions[] = {"<answer> 4 </answer>", "<answer> 0.1 </answer>",
+                                            "<answer> [68, 315] </answer>"};
     for (int i = 0; i < 3; i++)
         REQUIRE_STRING(json_string_value(json_object_get(d.samples[i + 1].item, "solution")), solutions[i]);
     REQUIRE_STRING(d.samples[1].target, "4");
@@ -121,17 +134,24 @@ static void vlm_r1_rows_have_images_first_and_a_wrapped_solution(void **state)
 static void templates_are_vlm_r1s(void **state)
 {
     (void)state;
-    REQUIRE_STRING(question_template("default"), "{Question} First output the thinking process in <think> </think> tags and then "
+    REQUIRE_STRING(question_template("default"),
+                   "{Question} First output the thinking process in <think> </think> tags and then "
                                                  "output the final answer in <answer> </answer> tags.");
-    REQUIRE_STRING(question_template("ic"), "{Question} First thinks about the reasoning process in the mind and then provides the "
-                                            "user with the answer. The reasoning process and answer are enclosed within <think> "
-                                            "</think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process "
+    REQUIRE_STRING(question_template("ic"),
+                   "{Question} First thinks about the reasoning process in the mind and then provides the "
+                                            "user with the answer. The reasoning process and answer are enclosed "
+                                            "within <think> "
+                                            "</think> and <answer> </answer> tags, respectively, i.e., <think> "
+                                            "reasoning process "
                                             "here </think><answer> json format answer here </answer>");
     REQUIRE_STRING(question_template("odLength"),
-                   "First thinks about the reasoning process in the mind and then provides the user with the answer. The reasoning "
-                   "process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> "
+                   "First thinks about the reasoning process in the mind and then provides the user with the answer. "
+                   "The reasoning "
+                   "process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
+                   "respectively, i.e., <think> "
                    "reasoning process here </think><answer> answer here </answer>\n{Question}");
-    REQUIRE(strstr(vlm_r1_system_prompt, "A conversation between User and Assistant. The user asks") == vlm_r1_system_prompt);
+    REQUIRE(strstr(vlm_r1_system_prompt,
+                   "A conversation between User and Assistant. The user asks") == vlm_r1_system_prompt);
     REQUIRE(question_template("nope") == NULL);
     struct dataset d;
     const struct jsonl_options bad = {.question_template = "nope"};
@@ -140,8 +160,10 @@ static void templates_are_vlm_r1s(void **state)
     // The system prompt goes before rows that have none; the template around the last text of the last question.
     const struct jsonl_options o = {.question_template = "odLength", .system_prompt = "P"};
     char text[512];
-    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]}\n"
-                     "{\"messages\":[{\"role\":\"system\",\"content\":\"own\"},{\"role\":\"user\",\"content\":\"c\"}]}", &o, &d, NULL));
+    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":"
+                     "\"text\",\"text\":\"b\"}]}]}\n"
+                     "{\"messages\":[{\"role\":\"system\",\"content\":\"own\"},{\"role\":\"user\",\"content\":\"c\"}"
+                     "]}", &o, &d, NULL));
     text_of_part(&d.samples[0].prompt.messages[0], 0, text, sizeof text);
     REQUIRE_STRING(text, "P");
     text_of_part(&d.samples[0].prompt.messages[1], 0, text, sizeof text);
@@ -153,7 +175,8 @@ static void templates_are_vlm_r1s(void **state)
     dataset_finish(&d);
 }
 
-static bool find_image(void *context, enum image_form form, const char *name, char id[JSONL_ID_BYTES], struct vireo_error *e)
+static bool find_image(void *context, enum image_form form, const char *name, char id[JSONL_ID_BYTES],
+                       struct vireo_error *e)
 {
     ++*(int *)context;
     if (strcmp(name, "missing.png") == 0)
@@ -168,7 +191,8 @@ static void images_are_resolved_once(void **state)
     struct dataset d;
     int calls = 0;
     const struct jsonl_options o = {.resolver = {find_image, &calls}};
-    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"a.png\"}},"
+    REQUIRE_OK(parse("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":"
+                     "\"a.png\"}},"
                      "{\"type\":\"image_url\",\"image_url\":{\"url\":\"img_0123456789abcdefABCDEFGH\"}},"
                      "{\"type\":\"file\",\"file\":{\"file_id\":\"file-0123456789abcdefABCDEFGH\"}},"
                      "{\"type\":\"image_url\",\"image_url\":{\"url\":\"" PNG_URI "\",\"detail\":\"low\"}},"
@@ -186,9 +210,12 @@ static void images_are_resolved_once(void **state)
     REQUIRE_INT(d.images[4].form, IMAGE_NAME);
     dataset_finish(&d);
     struct jsonl_report report;
-    REQUIRE(!parse("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"missing.png\"}}]}]}", &o,
+    REQUIRE(!parse("{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":"
+                   "\"missing.png\"}}]}]}", &o,
                    &d, &report));
-    REQUIRE_STRING(err.message, "line 1: messages[0].content[0].image_url.url: image 'missing.png': no image of this name was uploaded");
+    REQUIRE_STRING(err.message,
+                   "line 1: messages[0].content[0].image_url.url: image 'missing.png': no image of this name was "
+                   "uploaded");
 }
 
 #define USER(content) "{\"messages\":[{\"role\":\"user\",\"content\":" content "}]}"
@@ -230,7 +257,8 @@ static const struct bad_row {
     {PART("{\"type\":\"image_url\"}"), "messages[0].content[0].image_url", "missing", 0},
     {PART("{\"type\":\"image_url\",\"image_url\":\"a.png\"}"), "messages[0].content[0].image_url", "object", 0},
     {PART("{\"type\":\"image_url\",\"image_url\":{}}"), "messages[0].content[0].image_url.url", "", 0},
-    {PART("{\"type\":\"image_url\",\"image_url\":{\"url\":\"a.png\",\"detail\":\"max\"}}"), "messages[0].content[0].image_url.detail",
+    {PART("{\"type\":\"image_url\",\"image_url\":{\"url\":\"a.png\",\"detail\":\"max\"}}"),
+     "messages[0].content[0].image_url.detail",
      "'max'", 0},
     {PART("{\"type\":\"file\",\"file\":{}}"), "messages[0].content[0].file", "file_id", 0},
     {URL("data:image/png,abc"), "messages[0].content[0].image_url.url", "data: URI is not base64", 0},
@@ -259,7 +287,8 @@ static const struct bad_row {
     {AFTER("{\"role\":\"assistant\",\"content\":\"a\",\"weight\":0}"), "messages", "nothing to train on", 0},
     {"{\"messages\":[{\"role\":\"user\",\"content\":\"q\",\"weight\":1}]}", "messages[0].weight", "only assistant", 0},
     {"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\"}]}", "messages", "without a question", 0},
-    {AFTER("{\"role\":\"assistant\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"a\"}"), "messages[1].role", "'user'", 0},
+    {AFTER("{\"role\":\"assistant\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"a\"}"),
+     "messages[1].role", "'user'", 0},
     {AFTER("{\"role\":\"assistant\",\"content\":\"a\"}"), "messages[1].role", "reinforcement", JSONL_PROMPT},
     {USER("\"q\""), "messages[0].role", "supervised", JSONL_TARGET},
     {"{\"tools\":[{}],\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}", "tools", "not supported", 0},
@@ -274,7 +303,8 @@ static const struct bad_row {
     {VLM("{\"from\":\"human\"}", TELL), "conversations[0].value", "missing", 0},
     {VLM("{\"from\":\"human\",\"value\":3}", TELL), "conversations[0].value", "string", 0},
     {VLM(ASK, "{\"from\":\"gpt\",\"value\":\"\"}"), "conversations[1].value", "empty", 0},
-    {VLM("{\"from\":\"human\",\"value\":\"<image>q\"}", TELL), "conversations[0].value", "1 <image> marks for 0 images", 0},
+    {VLM("{\"from\":\"human\",\"value\":\"<image>q\"}", TELL), "conversations[0].value",
+     "1 <image> marks for 0 images", 0},
     {"{\"image\":5,\"conversations\":[" ASK "," TELL "]}", "image", "array of strings", 0},
     {"{\"image\":[\"a.png\",5],\"conversations\":[" ASK "," TELL "]}", "image[1]", "string", 0},
     {"{\"image\":\"../a.png\",\"conversations\":[" ASK "," TELL "]}", "image", "relative", 0},
@@ -290,7 +320,8 @@ static void bad_rows_name_line_and_field(void **state)
         struct jsonl_report report;
         const struct jsonl_options o = {.want = b->want};
         char text[1024], line[512];
-        const char *good = b->want == JSONL_TARGET ? AFTER("{\"role\":\"assistant\",\"content\":\"a\"}") : USER("\"q\"");
+        const char *good = b->want == JSONL_TARGET ? AFTER("{\"role\":\"assistant\",\"content\":\"a\"}"
+                                                           "") : USER("\"q\"");
         snprintf(text, sizeof text, "%s\n\n%s\n%s\n", good, b->text, good);
         if (parse(text, &o, &d, &report))
             fail_msg("%s was accepted", b->text);
@@ -349,7 +380,8 @@ static void groups_become_units(void **state)
     (void)state;
     struct dataset d;
 #define GROUPED(g) "{\"group\":" g ",\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}\n"
-    REQUIRE_OK(parse(GROUPED("0") GROUPED("0") GROUPED("1") GROUPED("null") GROUPED("null") GROUPED("\"x\"") GROUPED("\"x\""), NULL, &d,
+    REQUIRE_OK(parse(GROUPED("0") GROUPED("0") GROUPED("1") GROUPED("null")
+                         GROUPED("null") GROUPED("\"x\"") GROUPED("\"x\""), NULL, &d,
                      NULL));
     static const uint32_t expected[] = {0, 0, 1, 2, 3, 4, 4};
     for (int i = 0; i < 7; i++)
@@ -384,7 +416,8 @@ static void loading_survives_lack_of_memory(void **state)
         snprintf(rule, sizeof rule, "fail:alloc:%d", n);
         vireo_fault_set(rule);
         const struct jsonl_options o = {.question_template = "rec", .system_prompt = "P"};
-        done = parse(URL(PNG_URI) "\n" URL("a.png") "\n" "{\"image\":\"b.png\",\"conversations\":[" ASK "," TELL "]}", &o, &d, NULL);
+        done = parse(URL(PNG_URI) "\n" URL("a.png") "\n" "{\"image\":\"b.png\",\"conversations\":[" ASK "," TELL "]}",
+                     &o, &d, NULL);
         vireo_fault_set("");
         if (!done)
             REQUIRE_INT(err.code, VIREO_NO_MEMORY);
@@ -398,7 +431,8 @@ static void an_epoch_visits_each_row_once(void **state)
 {
     (void)state;
     enum { ROWS = 101, BATCH = 8 };
-    struct order *o = order_create(&(struct order_config){.seed = 3, .rows = ROWS, .batch = BATCH, .shuffle = true}, &err);
+    struct order *o = order_create(&(struct order_config){.seed = 3, .rows = ROWS, .batch = BATCH, .shuffle = true},
+                                   &err);
     REQUIRE_OK(o != NULL);
     REQUIRE_INT(order_batches(o, 3), (3 * ROWS + BATCH - 1) / BATCH);
     uint32_t seen[ROWS] = {0}, out[BATCH], first[ROWS], moved = 0;
@@ -472,7 +506,8 @@ static void units_stay_together(void **state)
     uint32_t unit[60], out[60], at = 0, swapped = 0;
     for (uint32_t i = 0; i < 60; i++)
         unit[i] = i / 3;
-    struct order *o = order_create(&(struct order_config){.seed = 5, .rows = 60, .batch = 60, .shuffle = true, .unit = unit}, &err);
+    struct order *o = order_create(&(struct order_config){.seed = 5, .rows = 60, .batch = 60, .shuffle = true,
+                                                          .unit = unit}, &err);
     order_batch(o, 0, out, NULL);
     for (; at < 60; at += 3) {
         REQUIRE(out[at] % 3 == 0 && out[at + 1] == out[at] + 1 && out[at + 2] == out[at] + 2);
@@ -512,7 +547,8 @@ static void scenes_keep_their_promises(void **state)
             REQUIRE_INT(o->box[2] - o->box[0], o->large ? 28 : 14);
             REQUIRE_INT(o->box[3] - o->box[1], o->large ? 28 : 14);
             for (int m = 0; m < k; m++)
-                REQUIRE(o->box[0] >= s.objects[m].box[2] || o->box[2] <= s.objects[m].box[0] || o->box[1] >= s.objects[m].box[3] ||
+                REQUIRE(o->box[0] >= s.objects[m].box[2] || o->box[2] <= s.objects[m].box[0] ||
+                        o->box[1] >= s.objects[m].box[3] ||
                         o->box[3] <= s.objects[m].box[1]);
             large += o->large;
             objects++;
@@ -606,7 +642,8 @@ static void light_and_noise_are_as_described(void **state)
     static const int colours[4][3] = {{220, 40, 40}, {40, 180, 60}, {50, 80, 220}, {235, 210, 50}};
     for (int c = 0; c < 3; c++)
         REQUIRE(abs(centre[c] - colours[o->colour][c]) <= 15);
-    REQUIRE_INT(centre[0] - colours[o->colour][0] == centre[1] - colours[o->colour][1], 1); // one offset for all channels
+    // one offset for all channels
+    REQUIRE_INT(centre[0] - colours[o->colour][0] == centre[1] - colours[o->colour][1], 1);
 }
 
 static void loose_labels_have_the_documented_rates(void **state)
@@ -657,7 +694,8 @@ static void generated_datasets_load(void **state)
     char folder[] = "/tmp/vireo-shapes-XXXXXX", path[128];
     REQUIRE(mkdtemp(folder) != NULL);
     snprintf(path, sizeof path, "%s/train.jsonl", folder);
-    struct shapes_dataset c = {.kind = SHAPES_SFT, .seed = 7, .count = 301, .scenes = 40, .objects_min = 2, .objects_max = 3,
+    struct shapes_dataset c = {.kind = SHAPES_SFT, .seed = 7, .count = 301, .scenes = 40, .objects_min = 2,
+                               .objects_max = 3,
                                .pairs = true, .sloppy = true};
     REQUIRE_OK(shapes_write(&c, folder, &err));
     struct dataset d;
@@ -729,8 +767,10 @@ static void the_corpus_has_all_words(void **state)
 {
     (void)state;
     char **lines;
-    static const char *const words[] = {"red", "green", "blue", "yellow", "purple", "cyan", "circle", "square", "triangle", "diamond",
-                                        "small", "large", "shape", "leftmost", "rightmost", "top", "bottom", "largest", "smallest",
+    static const char *const words[] = {"red", "green", "blue", "yellow", "purple", "cyan", "circle", "square",
+                                        "triangle", "diamond",
+                                        "small", "large", "shape", "leftmost", "rightmost", "top", "bottom", "largest",
+                                        "smallest",
                                         "{\"bbox_2d\": [", "user\n", "assistant\n"};
     REQUIRE_OK(shapes_corpus(1, 600, &lines, &err));
     for (size_t w = 0; w < sizeof words / sizeof words[0]; w++) {

@@ -72,7 +72,8 @@ static void numbers_are_pythons_floats_without_its_oddities(void **state)
     double v;
     static const char *const good[] = {"1", " +1.5e3\n", ".5", "5.", "-0", "1E-2", "007"};
     static const double values[] = {1, 1500, 0.5, 5, 0, 0.01, 7};
-    static const char *const bad[] = {"", ".", "1e", "e5", "1_0", "inf", "-infinity", "0x1", "1 2", "1,5", "1e999", "--1",
+    static const char *const bad[] = {"", ".", "1e", "e5", "1_0", "inf", "-infinity", "0x1", "1 2", "1,5", "1e999",
+                                      "--1",
                                       "\xd9\xa1"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         REQUIRE(number_of_text(t(good[i]), &v));
@@ -100,7 +101,8 @@ static void boxes_are_found_and_measured(void **state)
     REQUIRE_NEAR(box_iou((double[]){0, 0, 1e200, 1e200}, (double[]){0, 0, 1e200, 1e200}), 0, 0); // inf / inf
     REQUIRE(box_of_reference(t("<answer> {\"bbox_2d\": [1, 2, 3.5, 4]} </answer>"), b) && b[2] == 3.5);
     REQUIRE(box_of_reference(t("[{\"bbox_2d\": [1,2,3,4], \"label\": \"x\"}]"), b));
-    REQUIRE(!box_of_reference(t("[1,2,3]"), b) && !box_of_reference(t("[1,2,3,\"4\"]"), b) && !box_of_reference(t("x"), b));
+    REQUIRE(!box_of_reference(t("[1,2,3]"), b) && !box_of_reference(t("[1,2,3,\"4\"]"), b) && !box_of_reference(t("x"),
+                                                                                                                b));
 }
 
 static double format_rec_of(const char *completion)
@@ -127,7 +129,8 @@ static void hostile_text_is_linear(void **state)
     enum { SIZE = 4 << 20 };
     char *text = malloc(SIZE + 1);
     REQUIRE(text != NULL);
-    static const char *const pieces[] = {"<think>", "</think>", "<answer>", "{[1,1,1,", "[1, 2, 3, 4]{", "</think> ", "\n "};
+    static const char *const pieces[] = {"<think>", "</think>", "<answer>", "{[1,1,1,", "[1, 2, 3, 4]{", "</think> ",
+                                         "\n "};
     for (size_t k = 0; k < sizeof pieces / sizeof pieces[0]; k++) {
         size_t n = 0, length = strlen(pieces[k]);
         memcpy(text, "<think></think><answer>", 23);
@@ -184,7 +187,8 @@ static void wrong_formulas_are_refused(void **state)
 {
     (void)state;
     static const char *const names[] = {"a"};
-    static const char *const bad[] = {"", "a +", "a b", "(a", "a)", "c", "foo(a)", "min(a)", "abs(a, a)", "1..2", "a & a",
+    static const char *const bad[] = {"", "a +", "a b", "(a", "a)", "c", "foo(a)", "min(a)", "abs(a, a)", "1..2",
+                                      "a & a",
                                       "1e999", "+a", "a * * a", "0x10", "nan", "inf", "min", "a,a", "1a"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct formula *f = formula_create(bad[i], names, 1, "grader.calculate_output", &err);
@@ -232,13 +236,16 @@ static char *expand(const char *text, const char *item, const char *output, enum
 static void templates_put_in_values(void **state)
 {
     (void)state;
-    static const char item[] = "{\"s\":\"x {{ item.n }}\",\"n\":7,\"r\":0.1,\"l\":[1,{\"k y\":[true]}],\"z\":null,\"a-b\":\"q\"}";
+    static const char item[] = "{\"s\":\"x {{ item.n }}\",\"n\":7,\"r\":0.1,\"l\":[1,{\"k y\":[true]}],\"z\":null,"
+                               "\"a-b\":\"q\"}";
     static const struct {
         const char *text, *out;
     } cases[] = {
-        {"{{ item.s }}", "x {{ item.n }}"},   {"a{{item.n}}b{{  item.r  }}c", "a7b0.1c"}, {"{{ item.l }}", "[1,{\"k y\":[true]}]"},
+        {"{{ item.s }}", "x {{ item.n }}"},   {"a{{item.n}}b{{  item.r  }}c", "a7b0.1c"}, {"{{ item.l }}",
+                                                                                           "[1,{\"k y\":[true]}]"},
         {"{{ item.l[1][\"k y\"][0] }}", "true"}, {"{{item['s']}}", "x {{ item.n }}"},    {"{{ item.z }}", "null"},
-        {"{{ item.a-b }}", "q"},              {"{{ sample.output_text }}!", "{\"v\":[5]}!"}, {"{{ sample.output_json.v[0] }}", "5"},
+        {"{{ item.a-b }}", "q"},              {"{{ sample.output_text }}!",
+                                               "{\"v\":[5]}!"}, {"{{ sample.output_json.v[0] }}", "5"},
         {"{{ sample.output_tools }}", "[]"},  {"no } braces }}", "no } braces }}"},      {"", ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -257,9 +264,11 @@ static void templates_put_in_values(void **state)
 static void wrong_templates_are_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"{{ item.a", "{{ }}", "{{ foo }}", "{{ sample }}", "{{ sample.x }}", "{{ item..a }}",
+    static const char *const bad[] = {"{{ item.a", "{{ }}", "{{ foo }}", "{{ sample }}", "{{ sample.x }}",
+                                      "{{ item..a }}",
                                       "{{ item.a | upper }}", "{{ item[ }}", "{{ item[-1] }}", "{{ item[\"a] }}",
-                                      "{{ sample.output_text.a }}", "{{ item.a + 1 }}", "{{ items.a }}", "{{ item[9999999999] }}",
+                                      "{{ sample.output_text.a }}", "{{ item.a + 1 }}", "{{ items.a }}",
+                                      "{{ item[9999999999] }}",
                                       "{{ item.a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q }}"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         if (reward_template_create(bad[i], "grader.input", &err))
@@ -285,12 +294,14 @@ static void wrong_graders_name_the_field(void **state)
         {"{\"type\":\"rule\",\"rule\":\"nope\"}", "g.rule", "unsupported_value"},
         {"{\"type\":\"rule\",\"rule\":\"iou\",\"refrence\":\"x\"}", "g.refrence", "unknown_parameter"},
         {"{\"type\":\"rule\",\"rule\":\"iou\",\"params\":{\"coords\":\"x\"}}", "g.params.coords", ""},
-        {"{\"type\":\"rule\",\"rule\":\"iou\",\"params\":{\"cords\":\"absolute\"}}", "g.params.cords", "unknown_parameter"},
+        {"{\"type\":\"rule\",\"rule\":\"iou\",\"params\":{\"cords\":\"absolute\"}}", "g.params.cords",
+         "unknown_parameter"},
         {"{\"type\":\"rule\",\"rule\":\"format\",\"params\":{\"a\":1}}", "g.params.a", "unknown_parameter"},
         {"{\"type\":\"rule\",\"rule\":\"format\",\"reference\":\"x\"}", "g.reference", ""},
         {"{\"type\":\"rule\",\"rule\":\"iou\",\"reference\":\"{{ item.\"}", "g.reference", ""},
         {"{\"type\":\"rule\",\"rule\":\"format_rec\",\"params\":{\"family\":\"llava\"}}", "g.params.family", ""},
-        {"{\"type\":\"rule\",\"rule\":\"accuracy\",\"params\":{\"method\":\"accuracy\"}}", "g.params.method", "unsupported_value"},
+        {"{\"type\":\"rule\",\"rule\":\"accuracy\",\"params\":{\"method\":\"accuracy\"}}", "g.params.method",
+         "unsupported_value"},
         {"{\"type\":\"string_check\",\"input\":\"a\",\"reference\":\"b\"}", "g.operation", ""},
         {"{\"type\":\"string_check\",\"input\":\"a\",\"reference\":\"b\",\"operation\":\"gt\"}", "g.operation", ""},
         {"{\"type\":\"string_check\",\"reference\":\"b\",\"operation\":\"eq\"}", "g.input", ""},
@@ -301,13 +312,16 @@ static void wrong_graders_name_the_field(void **state)
         {"{\"type\":\"multi\",\"graders\":{\"f\":{\"type\":\"rule\",\"rule\":\"format\"}}}", "g.calculate_output", ""},
         {"{\"type\":\"multi\",\"graders\":{\"f\":{\"type\":\"rule\",\"rule\":\"format\"}},\"calculate_output\":\"x\"}",
          "g.calculate_output", ""},
-        {"{\"type\":\"multi\",\"graders\":{\"f-g\":{\"type\":\"rule\",\"rule\":\"format\"}},\"calculate_output\":\"1\"}",
+        {"{\"type\":\"multi\",\"graders\":{\"f-g\":{\"type\":\"rule\",\"rule\":\"format\"}},\"calculate_output\":"
+         "\"1\"}",
          "g.graders.f-g", ""},
         {"{\"type\":\"multi\",\"graders\":{\"iou\":{\"type\":\"rule\",\"rule\":\"no\"}},\"calculate_output\":\"1\"}",
          "g.graders.iou.rule", "unsupported_value"},
-        {"{\"type\":\"multi\",\"graders\":[{\"type\":\"rule\",\"rule\":\"format\"},{\"type\":\"rule\",\"rule\":\"format\"}],"
+        {"{\"type\":\"multi\",\"graders\":[{\"type\":\"rule\",\"rule\":\"format\"},{\"type\":\"rule\",\"rule\":"
+         "\"format\"}],"
          "\"calculate_output\":\"format\"}", "g.graders[1]", ""},
-        {"{\"type\":\"multi\",\"graders\":{\"m\":{\"type\":\"multi\"}},\"calculate_output\":\"m\"}", "g.graders.m.type", ""},
+        {"{\"type\":\"multi\",\"graders\":{\"m\":{\"type\":\"multi\"}},\"calculate_output\":\"m\"}",
+         "g.graders.m.type", ""},
         {"{\"type\":\"multi\",\"graders\":{\"m\":7},\"calculate_output\":\"m\"}", "g.graders.m", "invalid_type"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -317,7 +331,8 @@ static void wrong_graders_name_the_field(void **state)
         if (g)
             fail_msg("%s was accepted", bad[i].text);
         if (strcmp(err.param, bad[i].param) != 0 || (bad[i].kind[0] && strcmp(err.kind, bad[i].kind) != 0))
-            fail_msg("%s: param %s kind %s, expected %s %s (%s)", bad[i].text, err.param, err.kind, bad[i].param, bad[i].kind,
+            fail_msg("%s: param %s kind %s, expected %s %s (%s)", bad[i].text, err.param, err.kind, bad[i].param,
+                     bad[i].kind,
                      err.message);
         json_decref(d);
     }
@@ -348,7 +363,8 @@ static struct grade run(const char *definition, const char *text, const char *it
     return grade;
 }
 
-static const char rec[] = "{\"type\":\"multi\",\"name\":\"rec\",\"graders\":{\"iou\":{\"type\":\"rule\",\"rule\":\"iou\","
+static const char rec[] = "{\"type\":\"multi\",\"name\":\"rec\",\"graders\":{\"iou\":{\"type\":\"rule\",\"rule\":"
+                          "\"iou\","
                           "\"params\":{\"coords\":\"absolute\"}},\"format\":{\"type\":\"rule\",\"rule\":\"format\"}},"
                           "\"calculate_output\":\"iou + 0.5 * format\"}";
 
@@ -376,7 +392,8 @@ static void faults_of_the_data_are_told_from_faults_of_the_text(void **state)
     REQUIRE(g.failed && g.errors.other_error);
     g = run(rec, "x", NULL);
     REQUIRE(g.failed && g.errors.invalid_variable_error);
-    static const char json_check[] = "{\"type\":\"string_check\",\"name\":\"hit\",\"input\":\"{{ sample.output_json.a[0] }}\","
+    static const char json_check[] = "{\"type\":\"string_check\",\"name\":\"hit\",\"input\":\"{{ "
+                                     "sample.output_json.a[0] }}\","
                                      "\"reference\":\"5\",\"operation\":\"eq\"}";
     g = run(json_check, "{\"a\":[5]}", NULL);
     REQUIRE(g.reward == 1 && !g.failed);
@@ -384,7 +401,8 @@ static void faults_of_the_data_are_told_from_faults_of_the_text(void **state)
     REQUIRE(g.reward == 0 && g.errors.sample_parse_error && !g.failed);
     g = run(json_check, "{\"b\":1}", NULL);
     REQUIRE(g.reward == 0 && g.errors.invalid_variable_error && !g.failed);
-    g = run("{\"type\":\"multi\",\"graders\":{\"f\":{\"type\":\"rule\",\"rule\":\"format\"}},\"calculate_output\":\"1 / f\"}", "x",
+    g = run("{\"type\":\"multi\",\"graders\":{\"f\":{\"type\":\"rule\",\"rule\":\"format\"}},\"calculate_output\":"
+            "\"1 / f\"}", "x",
             NULL);
     REQUIRE(g.reward == 0 && g.errors.other_error && g.failed);
 }
@@ -397,12 +415,14 @@ static void string_checks_compare(void **state)
         double value;
     } cases[] = {
         {"eq", "abc", "abc", 1}, {"eq", "Abc", "abc", 0},   {"ne", "abc", "abd", 1},   {"ne", "a", "a", 0},
-        {"like", "xabcx", "abc", 1}, {"like", "xAbcx", "abc", 0}, {"ilike", "x\xc3\x84" "Bx", "\xc3\xa4" "b", 1}, {"ilike", "a", "b", 0},
+        {"like", "xabcx", "abc", 1}, {"like", "xAbcx", "abc", 0}, {"ilike", "x\xc3\x84" "Bx", "\xc3\xa4" "b",
+                                                                   1}, {"ilike", "a", "b", 0},
         {"like", "aaab", "aab", 1}, {"like", "", "a", 0}, {"like", "a", "", 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char definition[256], item[64];
-        snprintf(definition, sizeof definition, "{\"type\":\"string_check\",\"name\":\"hit\",\"input\":\"{{ sample.output_text }}\","
+        snprintf(definition, sizeof definition,
+                 "{\"type\":\"string_check\",\"name\":\"hit\",\"input\":\"{{ sample.output_text }}\","
                  "\"reference\":\"{{ item.label }}\",\"operation\":\"%s\"}", cases[i].operation);
         snprintf(item, sizeof item, "{\"label\":\"%s\"}", cases[i].reference);
         struct grade g = run(definition, cases[i].text, item);
@@ -414,8 +434,10 @@ static void string_checks_compare(void **state)
 static void sizes_come_from_the_job_or_the_item(void **state)
 {
     (void)state;
-    static const char definition[] = "{\"type\":\"rule\",\"rule\":\"iou\"}", text[] = "<answer>[20, 20, 120, 120]</answer>";
-    struct grade g = run(definition, text, "{\"solution\":[10,10,60,60],\"image_size\":[140,140],\"image_grid_thw\":[1,20,20]}");
+    static const char definition[] = "{\"type\":\"rule\",\"rule\":\"iou\"}", text[] = "<answer>[20, 20, 120, "
+                                                                                      "120]</answer>";
+    struct grade g = run(definition, text,
+                         "{\"solution\":[10,10,60,60],\"image_size\":[140,140],\"image_grid_thw\":[1,20,20]}");
     REQUIRE_NEAR(g.reward, 1, 1e-12);
     g = run(definition, text, "{\"solution\":[10,10,60,60],\"image_size\":[[140,140]],\"image_grid_thw\":[[1,20,20]]}");
     REQUIRE_NEAR(g.reward, 1, 1e-12);
@@ -423,7 +445,8 @@ static void sizes_come_from_the_job_or_the_item(void **state)
     REQUIRE(g.failed && strstr(g.reason, "image_size"));
     json_t *d = json(definition), *item = json("{\"solution\":\"<answer> [10, 10, 60, 60] </answer>\"}");
     struct grader *compiled = grader_create(d, "grader", &err);
-    struct grader_sample s = {.text = text, .text_bytes = sizeof text - 1, .image_size = {140, 140}, .model_size = {280, 280}};
+    struct grader_sample s = {.text = text, .text_bytes = sizeof text - 1, .image_size = {140, 140},
+                              .model_size = {280, 280}};
     REQUIRE_OK(grader_run(compiled, &s, item, &g, &err));
     REQUIRE_NEAR(g.reward, 1, 1e-12);
     grader_destroy(&compiled);
@@ -467,19 +490,23 @@ static void vlm_r1_lines_become_graders(void **state)
 static void reasons_are_valid_utf8(void **state)
 {
     (void)state;
-    struct grade g = run("{\"type\":\"rule\",\"rule\":\"all_match\"}", "\xff\xfe" "0123456789012345678901234567890123456\xc3\xa4\xc3\xa4",
+    struct grade g = run("{\"type\":\"rule\",\"rule\":\"all_match\"}",
+                         "\xff\xfe" "0123456789012345678901234567890123456\xc3\xa4\xc3\xa4",
                          "{\"solution\":\"x\"}");
     json_t *s = json_string(g.reason);
     REQUIRE(s != NULL);
     json_decref(s);
 }
 
-// Each allocation fails in turn: an error, never a wrong grade, a crash or a leak (the sanitised build looks for those).
+// Each allocation fails in turn: an error, never a wrong grade, a crash or a leak (the sanitised build looks for
+// those).
 static void lack_of_memory_is_an_error(void **state)
 {
     (void)state;
-    json_t *d = json("{\"type\":\"multi\",\"graders\":{\"a\":{\"type\":\"rule\",\"rule\":\"numeric\"},\"b\":{\"type\":\"string_check\","
-                     "\"input\":\"{{ item.solution }}\",\"reference\":\"3\",\"operation\":\"ilike\"}},\"calculate_output\":\"a + b\"}");
+    json_t *d = json("{\"type\":\"multi\",\"graders\":{\"a\":{\"type\":\"rule\",\"rule\":\"numeric\"},\"b\":"
+                     "{\"type\":\"string_check\","
+                     "\"input\":\"{{ item.solution }}\",\"reference\":\"3\",\"operation\":\"ilike\"}},"
+                     "\"calculate_output\":\"a + b\"}");
     json_t *item = json("{\"solution\":\"3\"}");
     struct grader_sample s = {.text = "3", .text_bytes = 1};
     bool done = false;
