@@ -1,5 +1,6 @@
 // Datasets as JSON lines: OpenAI's SFT and RFT rows and VLM-R1's rows, told apart row by row, checked row by row.
 //
+// Of VLM-R1's conversations the first question and answer count, as there; further turns are ignored.
 // Text and image parts keep the order a row gives them; VLM-R1 rows have their images first. Nothing here touches the
 // disk or decodes pixels: images are names, ids or undecoded bytes. Hostile input is expected.
 #ifndef VIREO_DATASET_JSONL_H
