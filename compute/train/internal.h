@@ -1,0 +1,96 @@
+// The trainer's inside, shared by the files of this folder.
+#ifndef VIREO_TRAIN_INTERNAL_H
+#define VIREO_TRAIN_INTERNAL_H
+
+#include "compute/engine/engine.h"
+#include "compute/rewards/grader.h"
+#include "compute/train/data.h"
+#include "compute/train/optimizer.h"
+#include "compute/train/trainer.h"
+
+struct trainer {
+    const struct job_spec *spec;
+    struct gpu_device *dev;
+    const struct train_hooks *hooks;
+    struct model *model, *reference; // reference NULL: beta is 0
+    struct engine *engine;           // rollouts and sampled validation; NULL for SFT without it
+    struct optimizer *optimizer;
+    struct grader *grader;
+    struct gpu_arena *activations, *upload;
+    struct dataset data, validation;
+    struct order *order;
+    struct arena step_arena; // host memory of one step
+    uint32_t micro_batch;    // rows or groups computed at once
+
+    // What a resume continues from.
+    uint32_t step, total_steps, updates; // done; in all; optimiser steps that took place
+    uint32_t skipped_in_a_row;
+    uint64_t num_tokens;
+    double started_at, seconds_of_steps; // for the estimate of time left
+    uint32_t steps_here;
+};
+
+// One method of training: computes gradients of a step, accumulating leaf by leaf, and fills metrics.
+struct train_method {
+    enum job_method method;
+    bool (*open)(struct trainer *t, struct vireo_error *err);
+    // `rows` of t->data for this step (batch_size of them). Adds to `metrics` (deterministic values) and `timing`.
+    // *trained: false when the step has no gradient (every group without signal): no update takes place.
+    bool (*step)(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
+                 struct vireo_error *err);
+    // Adds the values of a validation run to `metrics`.
+    bool (*validate)(struct trainer *t, json_t *metrics, struct vireo_error *err);
+};
+extern const struct train_method method_sft, method_grpo;
+
+// ---- trainer.c
+void metric_set(json_t *metrics, const char *name, double value); // NaN and infinity become null
+void trainer_progress(struct trainer *t, const char *phase, double share);
+
+// ---- rollout.c: sampling groups through the engine
+struct completion {
+    uint32_t *ids;
+    float *logprobs, *entropies;
+    uint32_t count, room;
+    enum engine_end end;
+    char *text; // without special tokens, NUL-terminated
+    size_t text_bytes;
+    struct grade grade;
+};
+struct rollout {
+    struct completion *completions; // [examples * n], by example, then sample
+    uint32_t examples, n;
+};
+struct rollout_params {
+    uint32_t n, max_tokens, step;
+    float temperature, top_p, min_p;
+    uint32_t top_k;
+    uint64_t seed;
+};
+// Samples n completions of each example; results live in `a`.
+bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                      struct rollout *out, struct vireo_error *err);
+// Grades every completion (threads; results by index).
+bool rollout_score(struct trainer *t, const struct step_data *d, struct rollout *r, struct vireo_error *err);
+// The engine for `sequences` at once with this context.
+bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t max_tokens, struct vireo_error *err);
+
+// ---- evaluate.c: greedy or sampled answers to a dataset, graded. *rows (may be NULL): one JSON object a row.
+struct evaluation {
+    uint32_t n;
+    double mean, std, ci95, mean_length, parse_errors;
+    double parts[GRADER_MAX_PARTS];
+};
+bool evaluate_dataset(struct trainer *t, const struct dataset *d, uint32_t rows, struct evaluation *out, json_t *list,
+                      struct vireo_error *err);
+
+// ---- state.c
+// Writes work_folder/checkpoints/step-N: a model folder that transformers loads, optimiser state, position.
+bool state_save(struct trainer *t, char *folder, size_t size, struct vireo_error *err);
+// Finds the newest valid checkpoint: *path its folder ("" when there is none) and fills the counters of `t`; *micro, *leaves as
+// recorded there.
+bool state_find(struct trainer *t, char *path, size_t size, struct vireo_error *err);
+// Loads optimiser state and fp32 masters from the folder found.
+bool state_load_optimizer(struct trainer *t, const char *path, struct vireo_error *err);
+
+#endif

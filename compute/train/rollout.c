@@ -1,0 +1,177 @@
+// Groups of completions with their exact log-probs, and their rewards.
+#include "compute/train/internal.h"
+
+#include "compute/base/check.h"
+#include "compute/base/thread.h"
+
+#include <string.h>
+
+bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t max_tokens, struct vireo_error *err)
+{
+    // Room for the rows of a step with the longest prompts there are; an engine too small would only take them in turns.
+    uint32_t longest = 0;
+    const struct dataset *sets[2] = {&t->data, &t->validation};
+    uint32_t probe[1];
+    for (int k = 0; k < 2; k++)
+        for (uint32_t i = 0; i < sets[k]->count; i += VIREO_MAX(1, sets[k]->count / 8)) {
+            struct step_data d;
+            struct arena_mark mark = arena_mark(&t->step_arena);
+            probe[0] = i;
+            if (!step_data_build(t->model, t->spec, sets[k], probe, 1, false, &t->step_arena, &d, err))
+                return false;
+            longest = VIREO_MAX(longest, d.examples[0].prompt.count);
+            step_data_finish(&d);
+            arena_rewind(&t->step_arena, mark);
+        }
+    // A few rows were looked at; others may be longer by some words.
+    uint32_t prompt = t->spec->max_prompt_length ? t->spec->max_prompt_length : longest * 2 + 64;
+    prompt = VIREO_MIN(prompt, t->model->text_rope_positions);
+    uint64_t tokens = (uint64_t)rows * (prompt + (uint64_t)n * max_tokens);
+    struct engine_params p = {.kv_tokens = (uint32_t)VIREO_MIN(tokens, 1u << 20),
+                              .max_sequences = rows * n,
+                              .max_batch_tokens = (uint32_t)VIREO_MIN((uint64_t)rows * prompt, 16384)};
+    p.kv_tokens = VIREO_MAX(p.kv_tokens, prompt + n * max_tokens);
+    p.max_batch_tokens = VIREO_MAX(p.max_batch_tokens, prompt);
+    t->engine = engine_create(t->model, &p, err);
+    return t->engine != NULL;
+}
+
+// Where the callbacks of one example put what they hear.
+struct listener {
+    struct trainer *t;
+    struct arena *a;
+    struct completion *completions; // [n]
+    bool failed;
+    struct vireo_error *why;
+};
+
+static bool on_token(void *user, uint32_t sample, const struct engine_token *token)
+{
+    struct listener *l = user;
+    struct completion *c = &l->completions[sample];
+    vireo_assert(c->count < c->room);
+    c->ids[c->count] = token->id;
+    c->logprobs[c->count] = token->logprob;
+    c->entropies[c->count] = token->entropy;
+    c->count++;
+    return true;
+}
+
+static void on_end(void *user, uint32_t sample, enum engine_end reason, const struct vireo_error *why)
+{
+    struct listener *l = user;
+    l->completions[sample].end = reason;
+    if (reason == ENGINE_FAILED && !l->failed) {
+        l->failed = true;
+        *l->why = *why;
+    }
+}
+
+static bool decode_text(const struct model *m, struct completion *c, struct arena *a, struct vireo_error *err)
+{
+    struct token_text text = {0};
+    if (!tokenizer_decode(m->tokenizer, c->ids, c->count, true, &text, err))
+        return false;
+    c->text = arena_copy_bytes(a, text.data ? text.data : "", text.length);
+    c->text_bytes = text.length;
+    token_text_free(&text);
+    return c->text || vireo_fail_memory(err, c->text_bytes);
+}
+
+bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                      struct rollout *out, struct vireo_error *err)
+{
+    struct rollout r = {.examples = d->count, .n = p->n};
+    r.completions = arena_array(a, struct completion, (size_t)d->count * p->n);
+    struct listener *listeners = arena_array(a, struct listener, d->count);
+    struct vireo_error why = {0};
+    if (!r.completions || !listeners)
+        return vireo_fail_memory(err, (size_t)d->count * p->n * sizeof *r.completions);
+    for (uint32_t i = 0; i < d->count; i++) {
+        const struct example *e = &d->examples[i];
+        listeners[i] = (struct listener){.t = t, .a = a, .completions = r.completions + (size_t)i * p->n, .why = &why};
+        for (uint32_t k = 0; k < p->n; k++) {
+            struct completion *c = &listeners[i].completions[k];
+            c->room = p->max_tokens;
+            c->ids = arena_array(a, uint32_t, c->room);
+            c->logprobs = arena_array(a, float, c->room);
+            c->entropies = arena_array(a, float, c->room);
+        }
+        const struct patches **images = (const struct patches **)arena_array(a, struct patches *, e->prompt.image_count + 1);
+        if (arena_failed(a))
+            return vireo_fail_memory(err, (size_t)p->n * p->max_tokens * 12);
+        for (uint32_t k = 0; k < e->prompt.image_count; k++)
+            images[k] = d->patches[e->pictures[k]];
+        struct generation g = {.id = i + 1,
+                               .prompt = &e->prompt,
+                               .images = images,
+                               .n = p->n,
+                               .first_sample = i * p->n,
+                               .sampling = {.temperature = p->temperature,
+                                            .top_p = p->top_p,
+                                            .min_p = p->min_p,
+                                            .top_k = p->top_k,
+                                            .repetition_penalty = 1,
+                                            .logprob_temperature = p->temperature > 0 ? p->temperature : 1,
+                                            .seed = p->seed,
+                                            .step = p->step,
+                                            .max_tokens = p->max_tokens},
+                               .on_token = on_token,
+                               .on_end = on_end,
+                               .user = &listeners[i]};
+        if (!engine_submit(t->engine, &g, err))
+            return vireo_explain(err, "line %u: ", e->sample->line);
+    }
+    for (bool busy = true; busy;)
+        if (!engine_step(t->engine, &busy, err))
+            return false;
+    for (uint32_t i = 0; i < d->count; i++)
+        if (listeners[i].failed) {
+            if (err)
+                *err = why;
+            return false;
+        }
+    for (uint32_t i = 0; i < d->count * p->n; i++)
+        if (!decode_text(t->model, &r.completions[i], a, err))
+            return false;
+    *out = r;
+    return true;
+}
+
+struct scoring {
+    struct trainer *t;
+    const struct step_data *d;
+    struct rollout *r;
+    bool *failed;
+};
+
+static void score_one(void *context, size_t i)
+{
+    struct scoring *s = context;
+    const struct example *e = &s->d->examples[i / s->r->n];
+    struct completion *c = &s->r->completions[i];
+    struct grader_sample sample = {.text = c->text, .text_bytes = c->text_bytes, .tokens = c->count};
+    if (e->prompt.image_count > 0) {
+        const struct picture *p = &s->d->pictures[e->pictures[0]];
+        uint32_t patch = s->t->model->config.vision.patch_size;
+        sample.image_size[0] = p->width;
+        sample.image_size[1] = p->height;
+        sample.model_size[0] = p->patches.w * patch;
+        sample.model_size[1] = p->patches.h * patch;
+    }
+    struct vireo_error ignored;
+    s->failed[i] = !grader_run(s->t->grader, &sample, e->sample->item, &c->grade, &ignored);
+}
+
+bool rollout_score(struct trainer *t, const struct step_data *d, struct rollout *r, struct vireo_error *err)
+{
+    uint32_t count = r->examples * r->n;
+    struct scoring s = {.t = t, .d = d, .r = r, .failed = arena_array(&t->step_arena, bool, count)};
+    if (!s.failed)
+        return vireo_fail_memory(err, count);
+    thread_for(count, 0, score_one, &s);
+    for (uint32_t i = 0; i < count; i++)
+        if (s.failed[i])
+            return vireo_fail_memory(err, sizeof(struct grade));
+    return true;
+}
