@@ -107,7 +107,7 @@ static bool split_blanks(struct render *r, struct text self, int64_t limit, stru
         size_t end = at;
         if (limit >= 0 && (int64_t)g->count == limit) {
             struct text rest = text_slice(r, self, at, self.length, &ok);
-            return ok && add_item(r, g, text_strip(r, rest, NULL, false, true, &ok)) && ok;
+            return ok && add_item(r, g, rest);
         }
         while (end < self.length && !is_space_at(self, end, &step))
             end += step;
@@ -257,7 +257,7 @@ static bool remove_affix(struct render *r, struct text self, const struct call *
 static bool find(struct render *r, struct text self, const struct call *c, bool last, struct value *out)
 {
     const struct text *what = text_argument(c, 0, NULL);
-    size_t at;
+    size_t at = 0;
     if (!what || c->count > 1)
         return render_fail(r, VIREO_UNSUPPORTED, "find and rfind take one string");
     if (!(last ? find_last(r, self, self.length, *what, &at) : text_find(r, self, 0, *what, &at)))
