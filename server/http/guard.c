@@ -58,6 +58,8 @@ static bool check_framing(struct request *req, const struct framing *f, const ch
         MHD_get_connection_info(req->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
         return bad(err, "The HTTP version must be 1.0 or 1.1.");
+    if (req->has_nul)
+        return bad(err, "The request line holds a NUL character.");
     if (f->malformed)
         return bad(err, "A header line is malformed.");
     if (f->headers > HEADER_COUNT || (size && size->header_size > HEADER_BYTES))
@@ -103,7 +105,7 @@ static bool host_name(const char *value, char *out, size_t size)
         rest = close + 1;
         value++;
     } else {
-        length = strcspn(value, ":");
+        length = strspn(value, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._");
         rest = value + length;
     }
     if (!length || length >= size || (*rest && (*rest != ':' || strspn(rest + 1, "0123456789") != strlen(rest + 1))))

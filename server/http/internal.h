@@ -115,7 +115,7 @@ struct request {
     double started;
     enum request_state state;
     bool *deferred; // on the stack of the handler thread: req may be gone when the handler returns
-    bool close, early;
+    bool close, early, has_nul;
     uint64_t discarded;
     struct body body;
     struct response response;
@@ -138,6 +138,7 @@ ssize_t sse_read(void *context, uint64_t pos, char *buffer, size_t max);
 void sse_detach(struct sse *s);                 // the connection is done with it
 void sse_start(struct sse *s);                  // registered with its connection: first fill
 bool sse_is_waiting(struct sse *s);             // suspended: nobody else notices that the client left
+bool sse_is_aborted(struct sse *s);
 void sse_abort(struct sse *s);                  // client gone or cut: calls gone, wakes the connection
 void sse_keep_alive(struct sse *s, int64_t now_ms, int every_ms);
 const char *sse_topic(const struct sse *s);

@@ -130,6 +130,13 @@ static enum MHD_Result cut_with_answer(struct request *req)
     return MHD_NO;
 }
 
+// 0.9.75 cuts its read buffer into strings in place: the version follows right behind the target. Anything else there
+// is the rest of a target with a NUL in it. (1.0 refuses NUL itself, and may lay its buffer out as it likes.)
+static bool target_has_nul(const char *target)
+{
+    return strncmp(MHD_get_version(), "0.9.", 4) == 0 && strncmp(target + strlen(target) + 1, "HTTP/", 5) != 0;
+}
+
 static void *on_request_line(void *context, const char *target, struct MHD_Connection *connection)
 {
     struct http_server *s = context;
@@ -148,6 +155,7 @@ static void *on_request_line(void *context, const char *target, struct MHD_Conne
     req->response.fd = -1;
     req->body.fd = -1;
     req->started = clock_seconds();
+    req->has_nul = target_has_nul(target);
     random_id(req->id, sizeof req->id, "req_", 24);
     // "GET http://host/path": the form for proxies, which servers must understand.
     if (strncasecmp(target, "http://", 7) == 0 || strncasecmp(target, "https://", 8) == 0) {
@@ -610,7 +618,7 @@ static void abort_streams(struct http_server *s)
         struct sse *stream = NULL;
         pthread_mutex_lock(&s->conn_lock);
         for (struct conn *c = s->conns; c && !stream; c = c->next)
-            if (c->stream && sse_is_waiting(c->stream))
+            if (c->stream && !sse_is_aborted(c->stream))
                 stream = sse_ref(c->stream);
         pthread_mutex_unlock(&s->conn_lock);
         if (!stream)
@@ -628,10 +636,13 @@ void http_server_stop(struct http_server **sp)
         return;
     if (s->daemon) {
         http_server_drain(s, 0);
-        abort_streams(s);
         // Handlers finish what they have; a deferred request whose owner is gone can never be answered.
-        if (!wait_until_quiet(s, 5000)) {
-            abort_streams(s);
+        bool quiet = false;
+        for (int i = 0; i < 50 && !quiet; i++) {
+            abort_streams(s); // also those that began meanwhile
+            quiet = wait_until_quiet(s, 100);
+        }
+        if (!quiet) {
             pthread_mutex_lock(&s->conn_lock);
             bool stuck = s->streams > 0; // their producers would still call into this server
             for (struct conn *c = s->conns; c; c = c->next) {

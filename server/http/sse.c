@@ -329,6 +329,14 @@ bool sse_is_waiting(struct sse *s)
     return waiting;
 }
 
+bool sse_is_aborted(struct sse *s)
+{
+    pthread_mutex_lock(&s->lock);
+    bool aborted = s->aborted;
+    pthread_mutex_unlock(&s->lock);
+    return aborted;
+}
+
 void sse_abort(struct sse *s)
 {
     pthread_mutex_lock(&s->lock);

@@ -2,6 +2,7 @@
 //
 // libmicrohttpd's timeout is an idle timeout (reliability.md finding 2): a client that sends a byte a second never runs
 // into it. And a suspended connection is not looked at at all. Both are this thread's business.
+#define _GNU_SOURCE // POLLRDHUP
 #include "compute/base/check.h"
 #include "compute/base/clock.h"
 #include "server/http/internal.h"
@@ -11,7 +12,7 @@
 #include <time.h>
 
 #ifndef POLLRDHUP
-#define POLLRDHUP 0 // elsewhere a peer that closed is noticed when something is sent
+#define POLLRDHUP 0 // elsewhere the end of the peer's data tells; unread data (of TLS) hides it until something is sent
 #endif
 
 enum { TICK_MS = 200, BATCH = 128 };
@@ -55,8 +56,11 @@ static bool is_overdue(const struct http_params *p, struct conn *c, int64_t now)
 
 static bool has_left(int fd)
 {
-    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
-    return poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR);
+    struct pollfd p = {.fd = fd, .events = POLLIN | POLLRDHUP};
+    char byte;
+    if (poll(&p, 1, 0) <= 0)
+        return false;
+    return p.revents & (POLLRDHUP | POLLHUP | POLLERR) || recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 struct found {
