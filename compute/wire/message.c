@@ -1,0 +1,56 @@
+#include "compute/wire/message.h"
+
+#include "compute/base/check.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const names[] = {
+    "hello",   "run",      "evaluate", "order",   "ack",    "load",       "generate", "cancel", "check",  "inspect", "init",
+    "thumbnail", "devices", "ping",    "pong",    "progress", "started",  "metrics",  "groups", "checkpoint", "event",
+    "done",    "cancelled", "paused",  "failed",  "loaded", "accepted",   "token",    "end",    "refused", "stats", "checked",
+    "inspected",
+};
+
+const char *message_name(enum message_kind kind)
+{
+    _Static_assert(VIREO_COUNT(names) == MESSAGE_UNKNOWN, "a name for every kind");
+    return (size_t)kind < VIREO_COUNT(names) ? names[kind] : "unknown";
+}
+
+enum message_kind message_kind_of(const json_t *message)
+{
+    const char *name = json_string_value(json_object_get(message, "kind"));
+    for (size_t i = 0; name && i < VIREO_COUNT(names); i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum message_kind)i;
+    return MESSAGE_UNKNOWN;
+}
+
+json_t *message_new(enum message_kind kind)
+{
+    return json_pack("{s:s}", "kind", message_name(kind));
+}
+
+json_t *message_error(const struct vireo_error *err)
+{
+    return json_pack("{s:s,s:s,s:s,s:s}", "code", vireo_code_name(err->code), "kind", err->kind, "param", err->param,
+                     "message", err->message);
+}
+
+static void copy(char *to, size_t size, const json_t *o, const char *key)
+{
+    const char *text = json_string_value(json_object_get(o, key));
+    snprintf(to, size, "%s", text ? text : "");
+}
+
+void message_read_error(const json_t *o, struct vireo_error *err)
+{
+    const char *code = json_string_value(json_object_get(o, "code"));
+    *err = (struct vireo_error){.code = code ? vireo_code_from_name(code) : VIREO_INTERNAL};
+    copy(err->kind, sizeof err->kind, o, "kind");
+    copy(err->param, sizeof err->param, o, "param");
+    copy(err->message, sizeof err->message, o, "message");
+    if (!err->message[0])
+        snprintf(err->message, sizeof err->message, "the worker gave no reason");
+}
