@@ -145,7 +145,7 @@ static bool take_rope(struct model *m, uint32_t positions, float theta, uint32_t
     float *table = vireo_calloc(count, sizeof *table);
     if (!table)
         return vireo_fail_memory(err, count * sizeof *table);
-    nn_rope_table(theta, dim, frequencies, positions, table);
+    nn_rope_table(theta, dim, frequencies, positions, m->config.stored == DTYPE_BF16, table);
     *out = tensor_matrix(m->memory, DTYPE_F32, positions, 2 * frequencies, err);
     bool done = out->span.address && tensor_write_floats(m->dev, *out, table, err);
     free(table);

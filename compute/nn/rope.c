@@ -1,14 +1,17 @@
 #include "compute/nn/nn.h"
 
 #include "compute/base/check.h"
+#include "compute/base/half.h"
 #include "shaders/args/rope.h"
 
 #include <math.h>
 
-void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, float *out)
+void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, bool round_bf16, float *out)
 {
     for (uint32_t f = 0; f < frequencies; f++) {
         float inverse = 1.0f / powf(theta, (float)(2 * f) / (float)dim);
+        if (round_bf16)
+            inverse = bf16_to_float(float_to_bf16(inverse));
         for (uint32_t p = 0; p < positions; p++) {
             float angle = (float)p * inverse;
             float *row = out + (size_t)p * 2 * frequencies;

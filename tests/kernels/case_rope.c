@@ -31,7 +31,7 @@ static struct problem make(struct nn_heads h, uint32_t rows, const uint32_t sect
     for (uint32_t i = 0; i < rows; i++)
         for (uint32_t a = 0; a < 4; a++)
             p.positions[4 * i + a] = a == 3 ? 0xffffffffu : (7 * i + 13 * a) % p.table_rows;
-    nn_rope_table(10000, 2 * p.rope.frequencies, p.rope.frequencies, p.table_rows, p.table);
+    nn_rope_table(10000, 2 * p.rope.frequencies, p.rope.frequencies, p.table_rows, false, p.table);
     test_values(p.x, (size_t)rows * p.width, rows);
     return p;
 }
@@ -224,7 +224,7 @@ static void table(void **state)
 {
     (void)state;
     float out[5 * 8];
-    nn_rope_table(1e6f, 8, 4, 5, out);
+    nn_rope_table(1e6f, 8, 4, 5, false, out);
     for (uint32_t p = 0; p < 5; p++)
         for (uint32_t f = 0; f < 4; f++) {
             float inverse = 1.0f / powf(1e6f, (float)f / 4);
