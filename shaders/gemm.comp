@@ -27,8 +27,8 @@ layout(push_constant, scalar) uniform Args { gemm_args p; };
 #define NT 0
 #define NN 1
 #define TN 2
-const uint UNROLL = 4;          // k per turn of the loop
-const uint TURN = 4 * 32768;    // k per inner loop: some drivers end a loop after 65535 turns
+const uint UNROLL = 4;           // k per turn of the loop (8 is slower)
+const uint TURN = 4 * 32768;     // k per inner loop: some drivers end a loop after 65535 turns
 const uint LOADS = (TM + 3) / 4; // room for A at the smallest subgroup
 
 // Elements that one wide load brings along the contiguous axis of A and of B, when that axis is not k.
@@ -157,50 +157,53 @@ void multiply(uint u)
     }
 }
 
-// Adds bias, residual and the old C, and stores.
+// Adds bias, residual and the old C, and stores. No `continue` here: it would keep drivers from unrolling, and then the
+// accumulators live in memory.
 void finish(uint m0, uint n0)
 {
+    // Read once: a CPU driver reads push constants again behind every condition (a third of the time of short sums).
+    F32 c = F32(p.c);
+    const uint c_stride = p.c_stride, m = p.m, n = p.n;
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
         const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
-        if (column >= p.n)
-            continue;
+        const uint inside = min(column, n - 1);
         if (has_address(p.bias)) {
-            const float bias = (p.flags & GEMM_BIAS_BF16) == 0 ? F32(p.bias).v[column]
-                                                               : load_float(p.bias, p.bias_first + column, 1);
+            const float bias = (p.flags & GEMM_BIAS_BF16) == 0 ? F32(p.bias).v[inside]
+                                                               : load_float(p.bias, p.bias_first + inside, 1);
             [[unroll]] for (uint q = 0; q < TM; q++)
                 acc[q][j] += bias;
         }
         if (has_address(p.residual)) {
             [[unroll]] for (uint q = 0; q < TM; q++) {
-                const uint i = p.residual_first + min(m0 + q, p.m - 1) * p.residual_stride + column;
+                const uint i = p.residual_first + min(m0 + q, m - 1) * p.residual_stride + inside;
                 acc[q][j] += (p.flags & GEMM_RESIDUAL_BF16) == 0 ? F32(p.residual).v[i] : load_float(p.residual, i, 1);
             }
         }
         if ((p.flags & GEMM_BETA) != 0) {
             [[unroll]] for (uint q = 0; q < TM; q++) {
-                const uint i = min(m0 + q, p.m - 1) * p.c_stride + column;
-                acc[q][j] += C_BF16 ? load_float(p.c, i, 1) : F32(p.c).v[i];
+                const uint i = min(m0 + q, m - 1) * c_stride + inside;
+                acc[q][j] += C_BF16 ? load_float(p.c, i, 1) : c.v[i];
             }
         }
-        if (!C_BF16) {
+        if (!C_BF16 && column < n) {
             [[unroll]] for (uint q = 0; q < TM; q++)
-                if (m0 + q < p.m)
-                    F32(p.c).v[(m0 + q) * p.c_stride + column] = acc[q][j];
+                if (m0 + q < m)
+                    c.v[(m0 + q) * c_stride + column] = acc[q][j];
         }
     }
-    if (!C_BF16)
-        return;
-    // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column keeps
-    // what lies behind it.
-    [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
-        const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
-        [[unroll]] for (uint q = 0; q < TM; q++) {
-            const float next = B_VEC == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (B_VEC == 1 ? 0 : 1)];
-            if (m0 + q >= p.m || column >= p.n || (column & 1u) != 0)
-                continue;
-            const uint i = ((m0 + q) * p.c_stride + column) >> 1;
-            const uint high = column + 1 < p.n ? to_bf16(next) : U32(p.c).v[i] >> 16;
-            U32(p.c).v[i] = to_bf16(acc[q][j]) | (high << 16);
+    if (C_BF16) {
+        // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column keeps
+        // what lies behind it.
+        [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
+            const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+            [[unroll]] for (uint q = 0; q < TM; q++) {
+                const float next = B_VEC == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (B_VEC == 1 ? 0 : 1)];
+                if (m0 + q < m && column < n && (column & 1u) == 0) {
+                    const uint i = ((m0 + q) * c_stride + column) >> 1;
+                    const uint high = column + 1 < n ? to_bf16(next) : U32(p.c).v[i] >> 16;
+                    U32(p.c).v[i] = to_bf16(acc[q][j]) | (high << 16);
+                }
+            }
         }
     }
 }

@@ -6,32 +6,42 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A compiled kernel and its tile: rows, columns a lane (TM and COLUMNS in shaders/meson.build).
+// A compiled kernel and its tile: rows, columns a lane (TM and COLUMNS in shaders/meson.build). Rows 0: not built.
 struct variant {
     enum gpu_kernel kernel;
     uint32_t rows, columns;
 };
 
 // Variants of one product and pair of types, all with the same bits. `wide` loads 64 bits at a time and wants aligned
-// operands; `low` is the same for up to LOW_ROWS rows; `any` takes every layout. Rows 0: not built.
+// operands, `other` is the same with another width; `low` is for up to LOW_ROWS rows; `any` takes every layout.
 struct family {
-    struct variant wide, low, any;
+    struct variant wide, other, low, any;
 };
+enum { LOW_ROWS = 8 };
+
+// Tiles by measurement (GFLOP per CPU second on llvmpipe, 1000 x 192 x 64 and 1000 x 48 x 48): NT 16x32 23.8 and 14.8,
+// 16x24 22.4 and 20.3, 16x16 16.7 and 15.1, 8x32 13.7 and 8.6.
 #define ANY(kernel) {.any = {KERNEL_GEMM_##kernel##_ANY, 16, 2}}
 static const struct family families[3][2][2] = {
     // By type of A, then of B: f32, bf16. Activations are f32, so a bf16 A has no fast variant.
-    [NN_NT] = {{{{KERNEL_GEMM_NT_F32_F32, 16, 2}, {KERNEL_GEMM_NT_F32_F32_LOW, 8, 4}, {KERNEL_GEMM_NT_F32_F32_ANY, 16, 2}},
-                {{KERNEL_GEMM_NT_F32_BF16, 16, 2},
-                 {KERNEL_GEMM_NT_F32_BF16_LOW, 8, 4},
-                 {KERNEL_GEMM_NT_F32_BF16_ANY, 16, 2}}},
+    [NN_NT] = {{{.wide = {KERNEL_GEMM_NT_F32_F32, 16, 4},
+                 .other = {KERNEL_GEMM_NT_F32_F32_3, 16, 3},
+                 .low = {KERNEL_GEMM_NT_F32_F32_LOW, 8, 4},
+                 .any = {KERNEL_GEMM_NT_F32_F32_ANY, 16, 2}},
+                {.wide = {KERNEL_GEMM_NT_F32_BF16, 16, 4},
+                 .other = {KERNEL_GEMM_NT_F32_BF16_3, 16, 3},
+                 .low = {KERNEL_GEMM_NT_F32_BF16_LOW, 8, 4},
+                 .any = {KERNEL_GEMM_NT_F32_BF16_ANY, 16, 2}}},
                {ANY(NT_BF16_F32), ANY(NT_BF16_BF16)}},
     [NN_NN] = {{{.wide = {KERNEL_GEMM_NN_F32_F32, 16, 2}, .any = {KERNEL_GEMM_NN_F32_F32_ANY, 16, 2}},
                 {.wide = {KERNEL_GEMM_NN_F32_BF16, 16, 4}, .any = {KERNEL_GEMM_NN_F32_BF16_ANY, 16, 2}}},
                {ANY(NN_BF16_F32), ANY(NN_BF16_BF16)}},
-    [NN_TN] = {{{.wide = {KERNEL_GEMM_TN_F32_F32, 16, 2}, .any = {KERNEL_GEMM_TN_F32_F32_ANY, 16, 2}}, ANY(TN_F32_BF16)},
+    [NN_TN] = {{{.wide = {KERNEL_GEMM_TN_F32_F32, 16, 4},
+                 .other = {KERNEL_GEMM_TN_F32_F32_2, 16, 2},
+                 .any = {KERNEL_GEMM_TN_F32_F32_ANY, 16, 2}},
+                ANY(TN_F32_BF16)},
                {ANY(TN_BF16_F32), ANY(TN_BF16_BF16)}},
 };
-enum { LOW_ROWS = 8 };
 
 static bool is_float(struct tensor x)
 {
@@ -58,15 +68,24 @@ static bool is_wide(struct tensor x, bool along_k)
     return x.span.address % 8 == 0 && x.stride % values == 0 && (along_k || tensor_columns(x) % values == 0);
 }
 
-// Layout and rows choose among kernels of equal bits; that is all they may do.
-static struct variant choose(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, uint32_t m)
+static uint32_t padded(uint32_t n, const struct variant *v, uint32_t lanes)
+{
+    return (uint32_t)vireo_round_up(n, (uint64_t)v->columns * lanes);
+}
+
+// Layout and sizes choose among kernels of equal bits; that is all they may do.
+static struct variant choose(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, uint32_t m,
+                             uint32_t n)
 {
     const struct family *f = &families[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    const uint32_t lanes = gpu_device_caps(dev)->subgroup_size;
     const char *forced = getenv("VIREO_GEMM"); // "any": the general kernels only, for tests
     if ((forced && strcmp(forced, "any") == 0) || f->wide.rows == 0 || !is_wide(a, kind != NN_TN) ||
         !is_wide(b, kind == NN_NT) || !gpu_kernel_runs(dev, f->wide.kernel))
         return f->any;
-    return m <= LOW_ROWS && f->low.rows != 0 ? f->low : f->wide;
+    if (m <= LOW_ROWS && f->low.rows != 0)
+        return f->low;
+    return f->other.rows != 0 && padded(n, &f->other, lanes) < padded(n, &f->wide, lanes) ? f->other : f->wide;
 }
 
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
@@ -104,7 +123,7 @@ void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tenso
     args.flags = (beta ? GEMM_BETA : 0) | (bias.dtype == DTYPE_BF16 ? GEMM_BIAS_BF16 : 0) |
                  (residual.dtype == DTYPE_BF16 ? GEMM_RESIDUAL_BF16 : 0);
 
-    const struct variant v = choose(dev, kind, a, b, m);
+    const struct variant v = choose(dev, kind, a, b, m, n);
     const uint32_t width = v.columns * gpu_device_caps(dev)->subgroup_size;
     const uint64_t down = (m + v.rows - 1) / v.rows, across = (n + width - 1) / width;
     const struct gpu_use uses[] = {
@@ -168,7 +187,8 @@ void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accu
     vireo_assert(x.dtype == DTYPE_F32 && out.dtype == DTYPE_F32);
     vireo_assert(tensor_count(out) == tensor_columns(x) && is_addressable(x));
     while (!tape_failed(t) && tensor_rows(x) > SUM_BLOCK) {
-        struct tensor sums = tape_new(t, DTYPE_F32, (tensor_rows(x) + SUM_BLOCK - 1) / SUM_BLOCK, tensor_columns(x), false);
+        const uint32_t blocks = (tensor_rows(x) + SUM_BLOCK - 1) / SUM_BLOCK;
+        struct tensor sums = tape_new(t, DTYPE_F32, blocks, tensor_columns(x), false);
         if (tape_failed(t))
             return;
         sum_blocks(t, x, sums, false);

@@ -46,7 +46,8 @@ static bool read_shape(const json_t *o, const char *path, struct shape *s, struc
     int64_t beta = 0;
     *s = (struct shape){.m = 512, .n = 512, .k = 512};
     if (!json_get_choice(o, path, "product", product_names, &s->product, err) ||
-        !json_get_integer(o, path, "m", 1, 1 << 20, &s->m, err) || !json_get_integer(o, path, "n", 1, 1 << 20, &s->n, err) ||
+        !json_get_integer(o, path, "m", 1, 1 << 20, &s->m, err) ||
+        !json_get_integer(o, path, "n", 1, 1 << 20, &s->n, err) ||
         !json_get_integer(o, path, "k", 1, 1 << 20, &s->k, err) || !read_type(o, path, "a_type", &s->a_type, err) ||
         !read_type(o, path, "b_type", &s->b_type, err) || !read_type(o, path, "c_type", &s->c_type, err) ||
         !json_get_integer(o, path, "beta", 0, 1, &beta, err))
@@ -107,8 +108,8 @@ static bool run(struct gpu_device *dev, struct gpu_arena *arena, const struct sh
     return tape_finish(&t, done ? err : NULL) && done;
 }
 
-static bool measure(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, double seconds, int64_t runs,
-                    struct timing *out, struct vireo_error *err)
+static bool measure(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, double seconds,
+                    int64_t runs, struct timing *out, struct vireo_error *err)
 {
     struct tensor abc[3];
     const bool tn = s->product == NN_TN, nt = s->product == NN_NT;

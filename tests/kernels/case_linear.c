@@ -131,7 +131,8 @@ static void product_free(struct product *p)
         matrix_free(all[i]);
 }
 
-static struct product product_new(enum nn_product kind, enum dtype at_, enum dtype bt, uint32_t m, uint32_t n, uint32_t k)
+static struct product product_new(enum nn_product kind, enum dtype at_, enum dtype bt, uint32_t m, uint32_t n,
+                                  uint32_t k)
 {
     struct product p = {.kind = kind};
     p.a = kind == NN_TN ? matrix_new(at_, k, m, 11) : matrix_new(at_, m, k, 11);
@@ -152,7 +153,8 @@ static void products_match_double_sums(void **state)
     for (int kind = NN_NT; kind <= NN_TN; kind++)
         for (int i = 0; i < 4; i++)
             for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-                struct product p = product_new(kind, types[i >> 1], types[i & 1], shapes[s][0], shapes[s][1], shapes[s][2]);
+                const uint32_t *e = shapes[s];
+                struct product p = product_new(kind, types[i >> 1], types[i & 1], e[0], e[1], e[2]);
                 product_check(&p, "plain");
                 product_free(&p);
             }
