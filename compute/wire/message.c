@@ -32,10 +32,24 @@ json_t *message_new(enum message_kind kind)
     return json_pack("{s:s}", "kind", message_name(kind));
 }
 
+// An error's text may quote input cut inside a character, which JSON refuses: then its bytes beyond ASCII become '?'.
+static json_t *text_of(const char *text)
+{
+    json_t *value = json_string(text);
+    if (value)
+        return value;
+    char plain[sizeof(struct vireo_error)];
+    size_t i = 0;
+    for (; text[i] && i + 1 < sizeof plain; i++)
+        plain[i] = (signed char)text[i] < 0 ? '?' : text[i];
+    plain[i] = 0;
+    return json_string(plain);
+}
+
 json_t *message_error(const struct vireo_error *err)
 {
-    return json_pack("{s:s,s:s,s:s,s:s}", "code", vireo_code_name(err->code), "kind", err->kind, "param", err->param,
-                     "message", err->message);
+    return json_pack("{s:s,s:s,s:o,s:o}", "code", vireo_code_name(err->code), "kind", err->kind, "param",
+                     text_of(err->param), "message", text_of(err->message));
 }
 
 static void copy(char *to, size_t size, const json_t *o, const char *key)
