@@ -15,8 +15,8 @@ int main(int count, char **argument)
         fprintf(stderr, "embed: cannot open %s\n", in ? argument[3] : argument[2]);
         return 1;
     }
-    fprintf(out, "#include <stdint.h>\nextern const uint32_t kernel_%s[], kernel_%s_bytes;\nconst uint32_t kernel_%s[] = {",
-            name, name, name);
+    fprintf(out, "#include <stdint.h>\nextern const uint32_t kernel_%s[], kernel_%s_bytes;\n", name, name);
+    fprintf(out, "const uint32_t kernel_%s[] = {", name);
     uint32_t words = 0;
     for (uint32_t word; fread(&word, sizeof word, 1, in) == 1; words++) {
         if (words == 0 && word != 0x07230203) {

@@ -42,7 +42,8 @@ const char *gpu_device_type_name(enum gpu_device_type t); // "discrete", "integr
 void gpu_uuid_text(const uint8_t uuid[16], char text[33]); // lower-case hexadecimal
 
 struct gpu_device_params {
-    const char *select;         // index, UUID (hex) or part of the name; NULL or "auto": discrete, integrated, virtual, CPU
+    const char *select;         // index, UUID (hex) or part of the name; NULL or "auto": the best (discrete,
+                                // integrated, virtual, CPU; then by memory)
     const char *cache_folder;   // pipeline cache; NULL: none kept
     bool validation;            // validation layer with synchronisation validation; messages counted (below)
     bool full_barriers;         // debug: a full barrier after each dispatch
@@ -56,7 +57,8 @@ struct gpu_device_params {
     bool robust;                // debug: robustBufferAccess
 };
 
-// NULL + err: VIREO_UNAVAILABLE (no Vulkan, no such device), VIREO_UNSUPPORTED (below the minimum; names what is missing).
+// NULL + err: VIREO_UNAVAILABLE (no Vulkan, no such device), VIREO_UNSUPPORTED (below the minimum; names what is
+// missing).
 // Environment: VIREO_GPU_DEBUG=validation,barriers,shuffle=SEED,poison,robust,limit=MIB,subgroup=N adds to `p`
 // (`auto-validation`: where the layer is installed). VIREO_VULKAN_LIBRARY: file to load instead of libvulkan.so.1.
 // With a cache folder and no MESA_SHADER_CACHE_DIR, Mesa's shader cache is put there too (a CPU driver has no other).

@@ -152,7 +152,7 @@ struct gpu_op {
     uint64_t from_offset, to_offset, bytes; // copy and fill
     uint32_t word;               // fill
     const char *label;
-    double seconds;              // estimate
+    double seconds;              // first guess; times gpu_timeline.scale: estimate
     double flops, moved;         // as declared, for the timers
     uint32_t args[32];
 };
@@ -197,7 +197,7 @@ struct gpu_slot {
     VkCommandPool pool;
     VkCommandBuffer commands;
     uint64_t ticket;          // 0: free
-    double estimate;          // seconds, as estimated
+    double estimate;          // seconds, first guess
     bool fresh;               // holds the first dispatch of a pipeline: no measure of the rate
     VkQueryPool queries;      // 0, 1: begin and end; then one after each timed dispatch
     uint32_t query_capacity, query_count;
@@ -209,7 +209,8 @@ struct gpu_timeline {
     uint64_t submitted, passed; // last ticket given out; last known to be over
     struct gpu_slot slots[GPU_SLOTS];
     uint32_t next;
-    double scale;               // measured / estimated seconds
+    double scale;               // measured seconds / first guess
+    bool measured;              // false: the scale is a guess too
     double flop_rate, byte_rate, overhead; // first guess by device type
 };
 bool timeline_init(struct gpu_device *dev, struct vireo_error *err);
@@ -218,8 +219,11 @@ void timeline_finish(struct gpu_device *dev);
 void timeline_drain(struct gpu_device *dev);
 // Submits what is recorded; false: the stream has failed, now or before (dev->failure).
 bool timeline_flush(struct gpu_device *dev);
+// Submits if what is recorded makes a whole submit.
+void timeline_cut(struct gpu_device *dev);
 bool timeline_wait(struct gpu_device *dev, uint64_t ticket, struct vireo_error *err);
-double timeline_estimate(const struct gpu_device *dev, double flops, double bytes); // seconds
+double timeline_estimate(const struct gpu_device *dev, double flops, double bytes); // first guess, seconds
+// A submit with this first guess took `seconds`.
 void timeline_learn(struct gpu_device *dev, double estimate, double seconds);
 
 // ---- staging.c ----

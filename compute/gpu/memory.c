@@ -52,7 +52,8 @@ static int suits(const struct gpu_device *dev, uint32_t type, enum gpu_memory me
     return 0;
 }
 
-static bool out_of_memory(struct gpu_arena *a, uint64_t bytes, uint64_t available, const char *of, struct vireo_error *err)
+static bool out_of_memory(struct gpu_arena *a, uint64_t bytes, uint64_t available, const char *of,
+                          struct vireo_error *err)
 {
     return vireo_fail(err, VIREO_DEVICE_MEMORY,
                       "arena '%s' wants %.1f MiB more of device memory, %.1f MiB are available (%s; this process holds "
@@ -125,8 +126,8 @@ static bool back_block(struct gpu_arena *a, struct gpu_block *b, struct vireo_er
         void *host = NULL;
         VkMemoryPropertyFlags flags = dev->memory.memoryTypes[best].propertyFlags;
         b->cached = flags & VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
-        // Poison fills what is taken in the stream: no host writes around it. It also takes the way of GPUs whose memory
-        // the host does not see.
+        // Poison fills what is taken in the stream: no host writes around it. It also takes the way of GPUs whose
+        // memory the host does not see.
         bool hidden = a->memory == GPU_MEMORY_DEVICE && dev->params.poison;
         if (flags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT && !hidden &&
             dev->vk->MapMemory(dev->handle, b->memory, 0, VK_WHOLE_SIZE, 0, &host) == VK_SUCCESS)

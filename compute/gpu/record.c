@@ -110,7 +110,7 @@ static bool append(struct gpu_device *dev, const struct gpu_op *op, const struct
             r->uses[r->use_count++] = uses[i];
             o->use_count++;
         }
-    r->seconds += op->seconds;
+    r->seconds += op->seconds * dev->timeline.scale;
     return true;
 }
 
@@ -124,9 +124,12 @@ static void add(struct gpu_device *dev, const struct gpu_op *op, const struct gp
         record_fail(dev, &err);
         return;
     }
-    if (dev->record.seconds >= dev->params.submit_seconds || dev->record.count >= GPU_MAX_OPS ||
-        (dev->params.shuffle_seed && dev->record.count >= SHUFFLED_OPS))
+    if (dev->params.shuffle_seed && dev->record.count < SHUFFLED_OPS)
+        return;
+    if (dev->params.shuffle_seed)
         timeline_flush(dev);
+    else
+        timeline_cut(dev);
 }
 
 static void add_dispatch(struct gpu_device *dev, struct gpu_op *op, const struct gpu_dispatch *d)
@@ -141,8 +144,9 @@ static void add_dispatch(struct gpu_device *dev, struct gpu_op *op, const struct
         return;
     }
     uint64_t parts = 1;
-    if (op->seconds > 2 * aim && !dev->params.shuffle_seed)
-        parts = VIREO_MIN(d->groups, (uint64_t)VIREO_MIN(op->seconds / aim + 1, 4096.0));
+    double seconds = op->seconds * dev->timeline.scale;
+    if (seconds > 2 * aim && !dev->params.shuffle_seed)
+        parts = VIREO_MIN(d->groups, (uint64_t)VIREO_MIN(seconds / aim + 1, 4096.0));
     struct gpu_op part = *op;
     part.groups[1] = 1;
     for (uint64_t i = 0; i < parts && dev->failure.code == VIREO_OK; i++) {
@@ -203,7 +207,8 @@ bool record_copy(struct gpu_device *dev, const struct gpu_block *to, uint64_t to
         .seconds = timeline_estimate(dev, 0, 2 * (double)bytes),
         .moved = 2 * (double)bytes,
     };
-    struct gpu_use uses[] = {{to->address + to_offset, bytes, GPU_WRITE}, {from->address + from_offset, bytes, GPU_READ}};
+    struct gpu_use uses[] = {{to->address + to_offset, bytes, GPU_WRITE},
+                             {from->address + from_offset, bytes, GPU_READ}};
     add(dev, &op, uses, 2);
     return dev->failure.code == VIREO_OK;
 }

@@ -40,7 +40,7 @@ double timeline_estimate(const struct gpu_device *dev, double flops, double byte
 {
     const struct gpu_timeline *t = &dev->timeline;
     double work = VIREO_MAX(flops / t->flop_rate, bytes / t->byte_rate);
-    return t->scale * (t->overhead + VIREO_MAX(work, 0));
+    return t->overhead + VIREO_MAX(work, 0);
 }
 
 // A watchdog forgives no submit that is too long, so the scale rises fast and falls slowly.
@@ -49,9 +49,22 @@ void timeline_learn(struct gpu_device *dev, double estimate, double seconds)
     struct gpu_timeline *t = &dev->timeline;
     if (seconds < 1e-3 || estimate <= 0)
         return;
-    double wanted = t->scale * seconds / estimate;
-    double scale = wanted > t->scale ? VIREO_MIN(wanted, 4 * t->scale) : 0.75 * t->scale + 0.25 * wanted;
-    t->scale = VIREO_MIN(VIREO_MAX(scale, 1e-3), 1e3);
+    double wanted = seconds / estimate;
+    double rise = t->measured ? VIREO_MIN(wanted, 4 * t->scale) : wanted;
+    double scale = wanted > t->scale ? rise : 0.75 * t->scale + 0.25 * wanted;
+    t->measured = true;
+    t->scale = VIREO_MIN(VIREO_MAX(scale, 1e-2), 1e3);
+}
+
+void timeline_cut(struct gpu_device *dev)
+{
+    struct gpu_timeline *t = &dev->timeline;
+    bool blind = !t->measured && dev->caps.timestamps;
+    // Blind means that a wrong guess would show only after eight submits: begin with small ones, one at a time.
+    if (dev->record.seconds < dev->params.submit_seconds * (blind ? 0.125 : 1) && dev->record.count < GPU_MAX_OPS)
+        return;
+    if (timeline_flush(dev) && blind)
+        timeline_wait(dev, t->submitted, NULL);
 }
 
 bool timeline_init(struct gpu_device *dev, struct vireo_error *err)
@@ -301,11 +314,13 @@ bool timeline_flush(struct gpu_device *dev)
     }
     if (dev->record.count == 0)
         return true;
+    VkResult r;
+    look(dev, &r); // learn from what is over
     struct gpu_slot *s = &t->slots[t->next];
     if (s->ticket && !timeline_wait(dev, s->ticket, NULL))
         return false;
     t->next = (t->next + 1) % GPU_SLOTS;
-    VkResult r = fill_slot(dev, s);
+    r = fill_slot(dev, s);
     if (r == VK_SUCCESS)
         r = submit_slot(dev, s);
     if (r == VK_SUCCESS) {

@@ -524,6 +524,32 @@ static void long_work_is_cut_into_submits(void **state)
     end(&dev);
 }
 
+// The declared work is 100 times too small at first: submits shorten to about the length asked for, and no further.
+static void the_rate_is_learned(void **state)
+{
+    struct vireo_error err = {0};
+    struct gpu_device *dev = make(&(struct gpu_device_params){.submit_seconds = 10e-3});
+    if (!gpu_device_caps(dev)->timestamps || gpu_device_caps(dev)->type != GPU_CPU) {
+        gpu_device_destroy(&dev);
+        skip(); // the sizes are for CPU drivers
+    }
+    struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 8 << 20);
+    enum { N = 500000 };
+    struct gpu_span x = take(a, N * 4);
+    affine(dev, x, nothing, N, 0, 1);
+    REQUIRE_OK(gpu_finish(dev, &err));
+    struct gpu_counters before = gpu_device_counters(dev);
+    for (int i = 0; i < 400; i++)
+        affine_declared(dev, x, nothing, N, 0, 1, true, 1);
+    REQUIRE_OK(gpu_finish(dev, &err));
+    struct gpu_counters after = gpu_device_counters(dev);
+    double mean = (after.device_seconds - before.device_seconds) / (double)(after.submits - before.submits);
+    if (mean < 1e-3 || mean > 0.1)
+        fail_msg("a submit lasts %.3g s, 0.01 was asked for", mean);
+    gpu_arena_destroy(&a);
+    end(&dev);
+}
+
 static void tickets_pass_in_order(void **state)
 {
     struct vireo_error err = {0};
@@ -805,6 +831,7 @@ int main(void)
         cmocka_unit_test(the_validation_layer_finds_missing_barriers),
         cmocka_unit_test(many_groups_spread_over_rows),
         cmocka_unit_test(long_work_is_cut_into_submits),
+        cmocka_unit_test(the_rate_is_learned),
         cmocka_unit_test(tickets_pass_in_order),
         cmocka_unit_test(a_lost_device_is_reported_with_its_label_and_stays_lost),
         cmocka_unit_test(other_failures_end_with_the_submit),
