@@ -71,6 +71,16 @@ static bool push_scope(struct render *r)
     return true;
 }
 
+// A scope for each turn of a loop; `used` (NULL at first) is the one of the last turn, taken again where that is safe.
+static bool push_turn(struct render *r, struct scope *used)
+{
+    if (!used || used->captured)
+        return push_scope(r);
+    used->variables.count = 0;
+    r->scope = used;
+    return true;
+}
+
 // ---- attributes, indices, slices
 
 static bool loop_attribute(const struct loop *l, const char *name, struct value *out)
@@ -336,8 +346,10 @@ static bool call_node(struct render *r, const struct value *of, const struct nod
     if (name) {
         if (of->kind == VALUE_UNDEFINED)
             return refuse_undefined(r, of, name->text);
-        if (!call_method(r, of, name->text, &c, out, &known) || known)
-            return known;
+        if (!call_method(r, of, name->text, &c, out, &known))
+            return false;
+        if (known)
+            return true;
         if (!one_attribute(r, of, name->text, &what))
             return false;
         if (what.kind == VALUE_UNDEFINED)
@@ -699,14 +711,15 @@ static bool execute_if(struct render *r, const struct node *n)
 // The items for which the condition of "for x in items if condition" holds.
 static bool keep_matching(struct render *r, const struct node *n, struct value **items, size_t *count)
 {
-    struct scope *outer = r->scope;
+    struct scope *outer = r->scope, *turn = NULL;
     size_t kept = 0;
     struct value *made = render_take(r, *count, sizeof *made), condition;
     if (!made)
         return false;
     for (size_t i = 0; i < *count; i++) {
-        if (!push_scope(r) || !assign(r, n->kids[0], (*items)[i]) || !eval(r, n->kids[2], &condition))
+        if (!push_turn(r, turn) || !assign(r, n->kids[0], (*items)[i]) || !eval(r, n->kids[2], &condition))
             return false;
+        turn = r->scope;
         if (value_truth(&condition))
             made[kept++] = (*items)[i];
         r->scope = outer;
@@ -721,7 +734,7 @@ static bool execute_for(struct render *r, const struct node *n)
     struct value list;
     struct loop loop = {.depth = r->loops + 1};
     struct value *items;
-    struct scope *outer = r->scope;
+    struct scope *outer = r->scope, *turn = NULL;
     if (!eval(r, n->kids[1], &list) || !value_items(r, &list, &items, &loop.count) ||
         (n->kids[2] && !keep_matching(r, n, &items, &loop.count)))
         return false;
@@ -737,9 +750,10 @@ static bool execute_for(struct render *r, const struct node *n)
     for (size_t i = 0; i < loop.count; i++) {
         kept->index = i;
         struct value itself = {.kind = VALUE_LOOP, .as.loop = kept};
-        if (!render_spend(r, 1) || !push_scope(r) || !dict_set(r, &r->scope->variables, value_text("loop"), itself) ||
+        if (!render_spend(r, 1) || !push_turn(r, turn) || !dict_set(r, &r->scope->variables, value_text("loop"), itself) ||
             !assign(r, n->kids[0], items[i]) || !execute(r, n->kids[3]))
             return false;
+        turn = r->scope;
         r->scope = outer;
         enum flow flow = r->flow;
         r->flow = FLOW_NEXT;
@@ -780,6 +794,8 @@ static bool define_macro(struct render *r, const struct node *n)
     if (!m)
         return false;
     *m = (struct macro){n, r->scope};
+    for (struct scope *s = r->scope; s; s = s->parent)
+        s->captured = true;
     return dict_set(r, &r->scope->variables, value_text(n->text), (struct value){.kind = VALUE_MACRO, .as.macro = m});
 }
 

@@ -128,6 +128,7 @@ struct loop {
 struct scope {
     struct scope *parent;
     struct dict variables;
+    bool captured; // a macro may come back to it: not to be used for the next turn of a loop
 };
 struct macro {
     const struct node *node;
