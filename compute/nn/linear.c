@@ -8,6 +8,8 @@ struct linear {
     const struct weight *w;
 };
 
+bool nn_break_batch_invariance;
+
 static const struct tensor none;
 
 // The whole of a fresh gradient whose view `g` covers some columns only: zeros, so that the view can be written and the
@@ -67,7 +69,14 @@ static struct tensor linear(struct tape *t, struct tensor x, const struct weight
     const bool grad = tape_wants_grad(t, x) || tape_wants_grad(t, residual) || w->grad.span.address ||
                       (w->bias && w->bias->grad.span.address);
     struct tensor y = tape_new(t, DTYPE_F32, rows, outputs, grad);
-    nn_gemm(t, NN_NT, x, w->value, y, 0, w->bias ? w->bias->value : none, residual);
+    const uint32_t half = tensor_columns(x) / 2, rest = tensor_columns(x) - half;
+    if (nn_break_batch_invariance && rows < 64 && half > 0) {
+        nn_gemm(t, NN_NT, tensor_column_part(x, 0, half), tensor_column_part(w->value, 0, half), y, 0,
+                w->bias ? w->bias->value : none, residual);
+        nn_gemm(t, NN_NT, tensor_column_part(x, half, rest), tensor_column_part(w->value, half, rest), y, 1, none, none);
+    } else {
+        nn_gemm(t, NN_NT, x, w->value, y, 0, w->bias ? w->bias->value : none, residual);
+    }
     // A LoRA pair adds scale (x A^T) B^T to y here.
     if (grad) {
         const struct linear l = {.x = x, .y = y, .residual = residual, .w = w};

@@ -16,6 +16,10 @@ struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w)
 // y = residual + x W^T + b, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
 struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual);
 
+// Test seam: small batches of nn_linear sum K in two halves, so that the bits depend on the batch. It exists to prove that the
+// comparison of rollout and training log-probs notices such a kernel. Never set outside a test program.
+extern bool nn_break_batch_invariance;
+
 // Bare products for other ops. C = beta * C + A-times-B (+ bias on rows of C); `beta` is 0 or 1.
 enum nn_product {
     NN_NT, // C [M, N] = A [M, K] B [N, K]^T
