@@ -11,6 +11,8 @@
 // Elements a group works on: enough groups for small models on many cores, few partial norms for large ones. Even, so
 // that a chunk of a bf16 copy begins at a whole word.
 enum { UPDATE_CHUNK = 32768 };
+_Static_assert(UPDATE_CHUNK % 2 == 0, "a chunk of halves begins at a word");
+_Static_assert(sizeof(struct update_chunk) == 48, "as shaders lay it out");
 
 // Ranges of memory a dispatch declares of each kind: tensors by the hundred do not fit, so close ones are declared as
 // one range. What lies between may then wait without need; nothing is missed.

@@ -64,6 +64,25 @@ static void adds_to_itself(void **state)
     test_tape_end(&t);
 }
 
+// b takes the sum's gradient over; what a gets from elsewhere must not reach it.
+static void gradients_stay_apart(void **state)
+{
+    (void)state;
+    enum { N = 5 };
+    float a[N], b[N], dy[N], got[N];
+    test_values(a, N, 1);
+    test_values(b, N, 2);
+    test_values(dy, N, 3);
+    struct tape *t = test_tape(true);
+    struct tensor la = test_leaf(t, 1, N, a), lb = test_leaf(t, 1, N, b);
+    struct tensor other = nn_gelu(t, la), sum = nn_add(t, nn_add(t, la, lb), other);
+    REQUIRE_OK(tape_backward(t, sum, test_tensor(DTYPE_F32, 1, N, dy), &err));
+    bool fresh;
+    test_read(tape_grad(t, lb, &fresh), got);
+    test_same_bits("b of a + b + gelu(a)", got, dy, N);
+    test_tape_end(&t);
+}
+
 // Column views: only the view changes.
 static void views_are_honoured(void **state)
 {
@@ -250,6 +269,7 @@ static void rows_do_not_depend_on_the_batch(void **state)
 const struct CMUnitTest cases_elementwise[] = {
     cmocka_unit_test(adds),
     cmocka_unit_test(adds_to_itself),
+    cmocka_unit_test(gradients_stay_apart),
     cmocka_unit_test(views_are_honoured),
     cmocka_unit_test(converts),
     cmocka_unit_test(convert_keeps_the_neighbour_of_an_odd_end),

@@ -231,11 +231,28 @@ static void corners(void **state)
     free(w);
 }
 
+// The next row's logits stand where a target of V would read.
+static void a_wild_target_shows(void **state)
+{
+    (void)state;
+    enum { V = 5, C = 2 };
+    float x[2 * C] = {1, 2, 3, 4}, w[V * C], got[2];
+    test_values(w, V * C, 1);
+    struct weight head = test_weight(DTYPE_F32, V, C, w, false);
+    struct tape *t = test_tape(false);
+    struct nn_logprob out =
+        nn_logprob(t, test_tensor(DTYPE_F32, 2, C, x), &head, test_tensor_u32(2, 1, (uint32_t[]){V, 1}), 1);
+    test_read(out.logprob, got);
+    REQUIRE(isnan(got[0]) && isfinite(got[1]));
+    test_tape_end(&t);
+}
+
 const struct CMUnitTest cases_logprob[] = {
     cmocka_unit_test(logprobs),
     cmocka_unit_test(many_rows_in_chunks),
     cmocka_unit_test(reference_is_the_derivative),
     cmocka_unit_test(rows_do_not_depend_on_the_batch),
     cmocka_unit_test(corners),
+    cmocka_unit_test(a_wild_target_shows),
 };
 const size_t cases_logprob_count = sizeof cases_logprob / sizeof cases_logprob[0];

@@ -8,6 +8,7 @@ static const float eps = 1e-6f;
 struct norm_case {
     uint32_t rows, columns;
     enum dtype type;
+    float scale;
 };
 
 // y of one row.
@@ -47,7 +48,7 @@ static double *doubles(const float *x, size_t n)
 static void check(struct norm_case k)
 {
     const size_t n = (size_t)k.rows * k.columns;
-    float *x = test_random(n, 1, 2), *w = test_random(k.columns, 2, 1), *g = test_random(n, 3, 1);
+    float *x = test_random(n, 1, k.scale), *w = test_random(k.columns, 2, 1), *g = test_random(n, 3, 1);
     if (k.type == DTYPE_BF16)
         for (uint32_t c = 0; c < k.columns; c++)
             w[c] = bf16_to_float(float_to_bf16(w[c]));
@@ -66,7 +67,7 @@ static void check(struct norm_case k)
     struct tensor d = tape_grad(t, leaf, &fresh);
     float *got = test_fetch(out), *gotd = test_fetch(d), *gotw = test_fetch(weight.grad);
     test_near("norm", got, y, n, 1e-6);
-    test_near("norm dx", gotd, dx, n, 3e-6);
+    test_near("norm dx", gotd, dx, n, k.scale < 1 ? 1e-5 : 3e-6);
     test_near("norm dw", gotw, dw, k.columns, 1e-5);
     guard_check("norm", out);
     guard_check("norm dx", d);
@@ -79,8 +80,8 @@ static void norms(void **state)
 {
     (void)state;
     static const struct norm_case cases[] = {
-        {1, 1, DTYPE_F32}, {3, 31, DTYPE_F32}, {7, 64, DTYPE_BF16}, {65, 33, DTYPE_F32}, {201, 48, DTYPE_BF16},
-        {5, 1031, DTYPE_F32},
+        {1, 1, DTYPE_F32, 2},   {3, 31, DTYPE_F32, 2},    {7, 64, DTYPE_BF16, 2},     {65, 33, DTYPE_F32, 2},
+        {5, 1031, DTYPE_F32, 2}, {201, 48, DTYPE_BF16, 2}, {3, 70, DTYPE_F32, 1e-3f}, // eps counts
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         check(cases[i]);
@@ -112,7 +113,7 @@ static void reference_is_the_derivative(void **state)
 static void gradients_add_up(void **state)
 {
     (void)state;
-    enum { ROWS = 3, C = 17 };
+    enum { ROWS = 70, C = 17 }; // more rows than one block of the weight's sum
     float x[ROWS * C], w[C], g[ROWS * C], once[ROWS * C], twice[ROWS * C], w1[C], w2[C];
     test_values(x, ROWS * C, 1);
     test_values(w, C, 2);
@@ -130,9 +131,9 @@ static void gradients_add_up(void **state)
         test_tape_end(&t);
     }
     for (int i = 0; i < ROWS * C; i++)
-        REQUIRE_NEAR(twice[i], 2 * once[i], 1e-6);
+        REQUIRE_NEAR(twice[i], 2 * once[i], 3e-6);
     for (int i = 0; i < C; i++)
-        REQUIRE_NEAR(w2[i], 2 * w1[i], 1e-6);
+        REQUIRE_NEAR(w2[i], 2 * w1[i], 2e-5);
 }
 
 // A row has the same bits alone, in a batch, and as a row of a wider matrix.

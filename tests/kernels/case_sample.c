@@ -152,6 +152,7 @@ static void filters_match_sorting(void **state)
         {.temperature = 1, .top_p = 0},
         {.temperature = 1.5f, .top_p = 1, .min_p = 0.05f},
         {.temperature = 2, .top_p = 0.8f, .top_k = 50, .min_p = 0.1f},
+        {.temperature = 3, .top_p = 0.5f, .top_k = 8}, // the mass is what top-k left
         {.temperature = 0, .top_p = 0.5f, .top_k = 3},
         {.temperature = 1, .top_p = 1, .top_k = 1000000, .min_p = 1},
     };
@@ -278,23 +279,32 @@ static void draws_follow_the_distribution(void **state)
 static void greedy_takes_the_lowest_of_the_best(void **state)
 {
     (void)state;
-    enum { V = 8300 };
-    float *logits = test_random(3 * V, 1, 1);
+    enum { V = 8300, ROWS = 5 };
+    float *logits = test_random(ROWS * V, 1, 1);
     logits[4200] = logits[8200] = logits[4090] = 2;
     logits[V + 0] = logits[V + V - 1] = 2;
     logits[2 * V + 3000] = 7;
     logits[2 * V + 3001] = 6;
-    struct sample_row rows[3] = {plain, plain, plain};
-    for (int i = 0; i < 3; i++)
+    // The best by order of ids, whichever lane or partial maximum holds them.
+    for (int i = 8; i < 256; i += 24)
+        logits[3 * V + i] = 2;
+    for (int i = 31; i < 8300; i += 19)
+        logits[4 * V + i] = 2;
+    struct sample_row rows[ROWS];
+    for (int i = 0; i < ROWS; i++) {
+        rows[i] = plain;
         rows[i].temperature = 0;
-    uint32_t token[3], banned[] = {3000, 100000};
+    }
+    uint32_t token[ROWS], banned[] = {3000, 100000};
     struct tape *t = test_tape(false);
-    struct nn_sampled s = nn_sample(t, test_tensor(DTYPE_F32, 3, V, logits), settings(t, rows, 3),
+    struct nn_sampled s = nn_sample(t, test_tensor(DTYPE_F32, ROWS, V, logits), settings(t, rows, ROWS),
                                     test_tensor_u32(2, 1, banned), NULL);
     test_read_u32(s.token, token);
     REQUIRE_INT(token[0], 4090);
     REQUIRE_INT(token[1], 0);
     REQUIRE_INT(token[2], 3001); // the best is banned
+    REQUIRE_INT(token[3], 8);
+    REQUIRE_INT(token[4], 31);
     test_tape_end(&t);
     free(logits);
 }
@@ -307,6 +317,8 @@ static void edits_and_bans(void **state)
     float *logits = test_random(ROWS * V, 3, 3), changed[ROWS * V], got[ROWS * V], logprob[ROWS], entropy[ROWS];
     const uint32_t starts[] = {0, 2, 2, 5}, banned[] = {11, 39};
     const struct nn_edit edits[] = {{5, 1.3f, 0}, {6, 1.3f, -0.5f}, {0, 1, 2}, {39, 1, 100}, {11, 1, -INFINITY}};
+    logits[5] = 2; // a penalty divides what is positive and multiplies what is not
+    logits[6] = -1;
     memcpy(changed, logits, sizeof changed);
     for (int r = 0; r < ROWS; r++) {
         for (uint32_t k = starts[r]; k < starts[r + 1]; k++) {
@@ -399,7 +411,7 @@ static void broken_logits(void **state)
 {
     (void)state;
     enum { V = 50, ROWS = 4 };
-    float logits[ROWS * V], logprob[ROWS];
+    float logits[ROWS * V], logprob[ROWS], entropy[ROWS];
     uint32_t token[ROWS];
     struct sample_row rows[ROWS] = {plain, plain, plain, plain};
     for (int i = 0; i < V; i++) {
@@ -418,7 +430,8 @@ static void broken_logits(void **state)
         REQUIRE(token[r] < V);
     REQUIRE(isnan(logprob[0]) && isnan(logprob[1]) && isnan(logprob[2]));
     REQUIRE_INT(token[3], 33);
-    REQUIRE(logprob[3] == 0);
+    test_read(s.entropy, entropy);
+    REQUIRE(logprob[3] == 0 && entropy[3] == 0);
     test_tape_end(&t);
 }
 
