@@ -1,7 +1,7 @@
 // Build-time tool: puts files into C.
 //   embed text NAME OUTPUT INPUT          static const char NAME[]: the text with a NUL behind it
-//   embed files NAME OUTPUT ROOT INPUT... struct embedded_file NAME[] (server/embedded.h), ends with a NULL path;
-//                                         paths are those below ROOT
+//   embed files NAME OUTPUT FOLDER INPUT...  struct embedded_file NAME[] (server/embedded.h), ends with a NULL path;
+//                                            paths are those below the last folder of this name
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,11 +58,21 @@ static const char *type_of(const char *path)
     return "text/plain; charset=utf-8";
 }
 
+static const char *below(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    const char *found = path;
+    for (const char *c = path; *c; c++)
+        if ((c == path || c[-1] == '/') && strncmp(c, folder, length) == 0 && c[length] == '/')
+            found = c + length + 1;
+    return found;
+}
+
 int main(int argc, char **argv)
 {
     FILE *out = argc >= 5 ? fopen(argv[3], "w") : NULL;
     if (!out) {
-        fprintf(stderr, "embed: wants text NAME OUTPUT INPUT, or files NAME OUTPUT ROOT INPUT...\n");
+        fprintf(stderr, "embed: wants text NAME OUTPUT INPUT, or files NAME OUTPUT FOLDER INPUT...\n");
         return 1;
     }
     if (strcmp(argv[1], "text") == 0) {
@@ -73,7 +83,6 @@ int main(int argc, char **argv)
         fprintf(out, "0};\n");
         free(bytes);
     } else {
-        size_t root = strlen(argv[4]);
         fprintf(out, "#include \"server/embedded.h\"\n");
         for (int i = 5; i < argc; i++) {
             size_t size;
@@ -87,12 +96,8 @@ int main(int argc, char **argv)
         }
         fprintf(out, "const struct embedded_file %s[] = {\n", argv[2]);
         for (int i = 5; i < argc; i++) {
-            const char *path = argv[i];
-            if (strncmp(path, argv[4], root) == 0)
-                path += root;
-            while (*path == '/')
-                path++;
-            fprintf(out, "    {\"%s\", \"%s\", ETAG_%d, file_%d, SIZE_%d},\n", path, type_of(path), i, i, i);
+            fprintf(out, "    {\"%s\", \"%s\", ETAG_%d, file_%d, SIZE_%d},\n", below(argv[i], argv[4]), type_of(argv[i]), i,
+                    i, i);
         }
         fprintf(out, "    {0},\n};\n");
     }

@@ -12,7 +12,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { FIELD_BYTES = 65536 };
+enum { FIELD_BYTES = 65536, JSON_BYTES = 64 << 20 };
 
 static bool too_large(struct request *req, struct vireo_error *err)
 {
@@ -211,6 +211,9 @@ bool body_begin(struct request *req, const char *type, uint64_t content_length, 
     else
         return wrong_type(err, route->body, type);
     if (b->kind == HTTP_BODY_JSON) {
+        b->limit = b->limit < JSON_BYTES ? b->limit : JSON_BYTES;
+        if (content_length != UINT64_MAX && content_length > b->limit)
+            return too_large(req, err);
         b->hash = hash_create();
         return b->hash || out_of_memory(err);
     }

@@ -574,6 +574,11 @@ struct http_server *http_server_start(const struct http_params *params, struct v
     return s;
 }
 
+const char *http_version(void)
+{
+    return VIREO_VERSION;
+}
+
 int http_server_port(const struct http_server *s)
 {
     return s->port;

@@ -42,6 +42,7 @@ struct http_params {
 struct http_server;
 // Listening when it returns. NULL + err.
 struct http_server *http_server_start(const struct http_params *params, struct vireo_error *err);
+const char *http_version(void); // of Vireo
 int http_server_port(const struct http_server *s);
 const char *http_server_url(const struct http_server *s); // "http://127.0.0.1:8000"
 // Stops accepting; waits until all requests are answered and streams ended, at most timeout_ms. Streams are told by

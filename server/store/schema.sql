@@ -176,3 +176,25 @@ CREATE TABLE idempotency (
   created_at INTEGER NOT NULL,
   PRIMARY KEY (key_id, route, key)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE evaluations (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,           -- eval_…
+  status TEXT NOT NULL,
+  model TEXT NOT NULL,
+  file_id TEXT NOT NULL,
+  spec TEXT NOT NULL,                -- JSON
+  result TEXT,                       -- JSON
+  error TEXT,                        -- JSON
+  key_id TEXT NOT NULL DEFAULT '',
+  created_at INTEGER NOT NULL,
+  started_at INTEGER NOT NULL DEFAULT 0,
+  finished_at INTEGER NOT NULL DEFAULT 0,
+  attempts INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE evaluation_rows (
+  evaluation_id TEXT NOT NULL,
+  place INTEGER NOT NULL,            -- of the row in the result, from 0
+  data TEXT NOT NULL,                -- JSON object
+  PRIMARY KEY (evaluation_id, place)
+) STRICT, WITHOUT ROWID;
