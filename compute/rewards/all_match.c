@@ -10,10 +10,10 @@ static bool score(const struct reward_input *in, struct reward_result *out, stru
     size_t given_size, truth_size;
     if (!in->reference)
         return reward_give(out, REWARD_BAD_DATA, 0, "the row has no reference");
-    bool ok = text_clean(text_of(in->completion, in->completion_bytes), &given, &given_size, err) &&
-              text_clean(text_of(in->reference, in->reference_bytes), &truth, &truth_size, err);
+    bool ok = parse_text_clean(parse_text_of(in->completion, in->completion_bytes), &given, &given_size, err) &&
+              parse_text_clean(parse_text_of(in->reference, in->reference_bytes), &truth, &truth_size, err);
     if (ok) {
-        bool equal = text_equal(text_of(given, given_size), text_of(truth, truth_size));
+        bool equal = parse_text_equal(parse_text_of(given, given_size), parse_text_of(truth, truth_size));
         reward_give(out, REWARD_OK, equal, "\"%.40s\" %s \"%.40s\"", given, equal ? "equals" : "is not", truth);
     }
     free(given);

@@ -5,7 +5,7 @@
 
 static bool score(const struct reward_input *in, struct reward_result *out, struct vireo_error *err)
 {
-    if (think_answer_whole(text_of(in->completion, in->completion_bytes)))
+    if (think_answer_whole(parse_text_of(in->completion, in->completion_bytes)))
         return reward_give(out, REWARD_OK, 1, "the text is one think block and then one answer block");
     return reward_give(out, REWARD_OK, 0, "the text is not <think>…</think><answer>…</answer> from start to end");
 }

@@ -33,21 +33,21 @@ static const char *missing(struct text t, enum family family)
 {
     size_t at;
     if (family == GLM) {
-        at = text_find(t, 0, "<think>");
-        at = at == SIZE_MAX ? at : text_find(t, at, "<answer>");
-        return at == SIZE_MAX ? "<think>…<answer>" : text_find(t, at, "</answer>") == SIZE_MAX ? "</answer>" : NULL;
+        at = parse_text_find(t, 0, "<think>");
+        at = at == SIZE_MAX ? at : parse_text_find(t, at, "<answer>");
+        return at == SIZE_MAX ? "<think>…<answer>" : parse_text_find(t, at, "</answer>") == SIZE_MAX ? "</answer>" : NULL;
     }
     at = think_answer_head(t, 0);
     if (at == SIZE_MAX)
         return "<think>…</think><answer>";
-    if (family == QWEN && (at = text_find(t, at, "{")) == SIZE_MAX)
+    if (family == QWEN && (at = parse_text_find(t, at, "{")) == SIZE_MAX)
         return "a brace before the box";
     double box[4];
     if (!box_find(t, at, box, NULL, &at))
         return "[x1, y1, x2, y2] of whole numbers";
-    if (family == QWEN && (at = text_find(t, at, "}")) == SIZE_MAX)
+    if (family == QWEN && (at = parse_text_find(t, at, "}")) == SIZE_MAX)
         return "a closing brace behind the box";
-    return text_find(t, at, "</answer>") == SIZE_MAX ? "</answer> behind the box" : NULL;
+    return parse_text_find(t, at, "</answer>") == SIZE_MAX ? "</answer> behind the box" : NULL;
 }
 
 static bool score(const struct reward_input *in, struct reward_result *out, struct vireo_error *err)
@@ -55,7 +55,7 @@ static bool score(const struct reward_input *in, struct reward_result *out, stru
     int family = QWEN;
     if (in->params && !json_get_choice(in->params, "params", "family", families, &family, NULL))
         return reward_give(out, REWARD_BAD_DATA, 0, "params.family is not a known family");
-    const char *lacks = missing(text_of(in->completion, in->completion_bytes), (enum family)family);
+    const char *lacks = missing(parse_text_of(in->completion, in->completion_bytes), (enum family)family);
     if (lacks)
         return reward_give(out, REWARD_OK, 0, "the text lacks %s", lacks);
     return reward_give(out, REWARD_OK, 1, "think block, then an answer as %s writes it", families[family]);

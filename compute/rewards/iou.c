@@ -32,14 +32,14 @@ static bool score(const struct reward_input *in, struct reward_result *out, stru
     int choice = MODEL_INPUT;
     if (in->params && !json_get_choice(in->params, "params", "coords", coords, &choice, NULL))
         return reward_give(out, REWARD_BAD_DATA, 0, "params.coords is not a known coordinate space");
-    if (!in->reference || !box_of_reference(text_of(in->reference, in->reference_bytes), truth))
+    if (!in->reference || !box_of_reference(parse_text_of(in->reference, in->reference_bytes), truth))
         return reward_give(out, REWARD_BAD_DATA, 0, "the reference is not a box of four numbers");
     if (choice == MODEL_INPUT)
         for (int i = 0; i < 2; i++)
             if (!(in->image_size[i] > 0 && in->model_size[i] > 0))
                 return reward_give(out, REWARD_BAD_DATA, 0,
                                    "coords model_input needs image_size and image_grid_thw of the row");
-    if (!answer_first(text_of(in->completion, in->completion_bytes), &answer))
+    if (!answer_first(parse_text_of(in->completion, in->completion_bytes), &answer))
         return reward_give(out, REWARD_UNREADABLE, 0, "no <answer>…</answer> in the text");
     if (!box_find(answer, 0, box, NULL, NULL))
         return reward_give(out, REWARD_UNREADABLE, 0, "no [x1, y1, x2, y2] of whole numbers in the answer");

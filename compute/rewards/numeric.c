@@ -12,13 +12,13 @@ static bool score(const struct reward_input *in, struct reward_result *out, stru
     double a, b;
     if (!in->reference)
         return reward_give(out, REWARD_BAD_DATA, 0, "the row has no reference");
-    bool ok = text_clean(text_of(in->completion, in->completion_bytes), &given, &given_size, err) &&
-              text_clean(text_of(in->reference, in->reference_bytes), &truth, &truth_size, err);
+    bool ok = parse_text_clean(parse_text_of(in->completion, in->completion_bytes), &given, &given_size, err) &&
+              parse_text_clean(parse_text_of(in->reference, in->reference_bytes), &truth, &truth_size, err);
     if (!ok)
         ;
-    else if (!number_of_text(text_of(truth, truth_size), &b))
+    else if (!number_of_text(parse_text_of(truth, truth_size), &b))
         reward_give(out, REWARD_BAD_DATA, 0, "the reference \"%.40s\" is not a number", truth);
-    else if (!number_of_text(text_of(given, given_size), &a))
+    else if (!number_of_text(parse_text_of(given, given_size), &a))
         reward_give(out, REWARD_NO_ANSWER, 0, "\"%.40s\" is not a number", given);
     else
         reward_give(out, REWARD_OK, a == b, "%.17g %s %.17g", a, a == b ? "equals" : "is not", b);

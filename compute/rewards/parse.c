@@ -15,12 +15,12 @@
 static const char think_open[] = "<think>", think_close[] = "</think>";
 static const char answer_open[] = "<answer>", answer_close[] = "</answer>";
 
-struct text text_of(const char *at, size_t size)
+struct text parse_text_of(const char *at, size_t size)
 {
     return (struct text){at, size};
 }
 
-size_t text_find(struct text t, size_t from, const char *word)
+size_t parse_text_find(struct text t, size_t from, const char *word)
 {
     size_t length = strlen(word);
     while (from <= t.size && t.size - from >= length) {
@@ -34,7 +34,7 @@ size_t text_find(struct text t, size_t from, const char *word)
     return SIZE_MAX;
 }
 
-size_t text_find_last(struct text t, size_t end, const char *word)
+size_t parse_text_find_last(struct text t, size_t end, const char *word)
 {
     size_t length = strlen(word);
     for (size_t i = VIREO_MIN(end, t.size); i >= length; i--)
@@ -44,7 +44,7 @@ size_t text_find_last(struct text t, size_t end, const char *word)
 }
 
 // The characters for which Python's str.isspace() holds.
-size_t text_space_at(struct text t, size_t i)
+size_t parse_text_space_at(struct text t, size_t i)
 {
     if (i >= t.size)
         return 0;
@@ -66,47 +66,47 @@ size_t text_space_at(struct text t, size_t i)
 static size_t space_before(struct text t, size_t end)
 {
     for (size_t length = 1; length <= 3 && length <= end; length++)
-        if (text_space_at(text_of(t.at, end), end - length) == length)
+        if (parse_text_space_at(parse_text_of(t.at, end), end - length) == length)
             return length;
     return 0;
 }
 
 static size_t skip_spaces(struct text t, size_t i)
 {
-    for (size_t n; (n = text_space_at(t, i)) != 0;)
+    for (size_t n; (n = parse_text_space_at(t, i)) != 0;)
         i += n;
     return i;
 }
 
-struct text text_strip(struct text t)
+struct text parse_text_strip(struct text t)
 {
     size_t start = skip_spaces(t, 0);
-    t = text_of(t.at + start, t.size - start);
+    t = parse_text_of(t.at + start, t.size - start);
     for (size_t n; t.size && (n = space_before(t, t.size)) != 0;)
         t.size -= n;
     return t;
 }
 
-bool text_equal(struct text a, struct text b)
+bool parse_text_equal(struct text a, struct text b)
 {
     return a.size == b.size && memcmp(a.at, b.at, a.size) == 0;
 }
 
-bool text_is(struct text t, const char *word)
+bool parse_text_is(struct text t, const char *word)
 {
-    return text_equal(t, text_of(word, strlen(word)));
+    return parse_text_equal(t, parse_text_of(word, strlen(word)));
 }
 
 // The match of <answer>(.*?)</answer> at or after *from; moves *from behind it.
 static bool next_answer(struct text t, size_t *from, struct text *out)
 {
-    size_t open = text_find(t, *from, answer_open);
+    size_t open = parse_text_find(t, *from, answer_open);
     if (open == SIZE_MAX)
         return false;
-    size_t start = open + sizeof answer_open - 1, end = text_find(t, start, answer_close);
+    size_t start = open + sizeof answer_open - 1, end = parse_text_find(t, start, answer_close);
     if (end == SIZE_MAX)
         return false;
-    *out = text_of(t.at + start, end - start);
+    *out = parse_text_of(t.at + start, end - start);
     *from = end + sizeof answer_close - 1;
     return true;
 }
@@ -129,7 +129,7 @@ bool answer_last(struct text t, struct text *out)
 // Behind the first </think>\s*<answer> at or after `from`.
 static size_t find_turn(struct text t, size_t from)
 {
-    for (size_t i = from; (i = text_find(t, i, think_close)) != SIZE_MAX;) {
+    for (size_t i = from; (i = parse_text_find(t, i, think_close)) != SIZE_MAX;) {
         i = skip_spaces(t, i + sizeof think_close - 1);
         if (t.size - i >= sizeof answer_open - 1 && memcmp(t.at + i, answer_open, sizeof answer_open - 1) == 0)
             return i + sizeof answer_open - 1;
@@ -145,12 +145,12 @@ bool think_answer_whole(struct text t)
     if (t.size < open + close || memcmp(t.at, think_open, open) != 0 ||
         memcmp(t.at + t.size - close, answer_close, close) != 0)
         return false;
-    return find_turn(text_of(t.at, t.size - close), open) != SIZE_MAX;
+    return find_turn(parse_text_of(t.at, t.size - close), open) != SIZE_MAX;
 }
 
 size_t think_answer_head(struct text t, size_t from)
 {
-    size_t open = text_find(t, from, think_open);
+    size_t open = parse_text_find(t, from, think_open);
     return open == SIZE_MAX ? SIZE_MAX : find_turn(t, open + sizeof think_open - 1);
 }
 
@@ -167,7 +167,7 @@ static bool read_digits(struct text t, size_t *i, double *out)
 
 bool box_find(struct text t, size_t from, double box[4], size_t *start, size_t *end)
 {
-    for (size_t open = from; (open = text_find(t, open, "[")) != SIZE_MAX; open++) {
+    for (size_t open = from; (open = parse_text_find(t, open, "[")) != SIZE_MAX; open++) {
         size_t i = open + 1;
         double found[4];
         int k = 0;
@@ -211,7 +211,7 @@ bool box_of_reference(struct text t, double box[4])
 {
     struct text inner = t;
     answer_last(t, &inner);
-    inner = text_strip(inner);
+    inner = parse_text_strip(inner);
     json_t *value = vireo_json_parse(inner.at, inner.size, NULL);
     const json_t *v = value;
     if (json_is_array(v) && json_array_size(v) == 1)
@@ -245,7 +245,7 @@ static size_t fold_newlines(char *text, size_t size, char newline)
         else if (!space)
             text[kept++] = ' ';
         // A multi-byte space ends here, in bytes already kept unchanged; a folded newline counts as the space it was.
-        space = text[i] == newline || space_before(text_of(text, kept), kept) != 0;
+        space = text[i] == newline || space_before(parse_text_of(text, kept), kept) != 0;
     }
     return kept;
 }
@@ -270,7 +270,7 @@ static size_t lower_case(struct text t, char *out)
     return n;
 }
 
-bool text_clean(struct text t, char **out, size_t *size, struct vireo_error *err)
+bool parse_text_clean(struct text t, char **out, size_t *size, struct vireo_error *err)
 {
     struct text inner = t;
     answer_last(t, &inner);
@@ -282,7 +282,7 @@ bool text_clean(struct text t, char **out, size_t *size, struct vireo_error *err
     }
     memcpy(copy, inner.at, inner.size);
     size_t n = fold_newlines(copy, fold_newlines(copy, inner.size, '\n'), '\r');
-    struct text kept = text_strip(text_of(copy, n));
+    struct text kept = parse_text_strip(parse_text_of(copy, n));
     while (kept.size && kept.at[kept.size - 1] == '.')
         kept.size--;
     *size = lower_case(kept, lower);
@@ -294,7 +294,7 @@ bool text_clean(struct text t, char **out, size_t *size, struct vireo_error *err
 // float(): optional sign, then digits with an optional point and exponent, or nan.
 bool number_of_text(struct text t, double *out)
 {
-    t = text_strip(t);
+    t = parse_text_strip(t);
     char digits[400];
     if (t.size == 0 || t.size >= sizeof digits)
         return false;

@@ -15,17 +15,17 @@ struct text {
     const char *at;
     size_t size;
 };
-struct text text_of(const char *at, size_t size);
+struct text parse_text_of(const char *at, size_t size);
 // Offset of `word` in t at or after `from`; SIZE_MAX if absent.
-size_t text_find(struct text t, size_t from, const char *word);
+size_t parse_text_find(struct text t, size_t from, const char *word);
 // Last occurrence that ends at or before `end`; SIZE_MAX if absent.
-size_t text_find_last(struct text t, size_t end, const char *word);
+size_t parse_text_find_last(struct text t, size_t end, const char *word);
 // Bytes of the white-space character at offset `i` (1 to 3), or 0 if there is none.
-size_t text_space_at(struct text t, size_t i);
+size_t parse_text_space_at(struct text t, size_t i);
 // Without white space at both ends (Python's str.strip()).
-struct text text_strip(struct text t);
-bool text_equal(struct text a, struct text b);
-bool text_is(struct text t, const char *word);
+struct text parse_text_strip(struct text t);
+bool parse_text_equal(struct text a, struct text b);
+bool parse_text_is(struct text t, const char *word);
 
 // <answer>(.*?)</answer>: first or last non-overlapping match. False if there is none; *out is then untouched.
 bool answer_first(struct text t, struct text *out);
@@ -46,7 +46,7 @@ double box_iou(const double a[4], const double b[4]);
 
 // VLM-R1's clean_text: the last answer block if any; each \n, then each \r, removed if white space stands before it and
 // else turned into a space; stripped; trailing dots off; lower case. Allocates *out (free); NUL-terminated.
-bool text_clean(struct text t, char **out, size_t *size, struct vireo_error *err);
+bool parse_text_clean(struct text t, char **out, size_t *size, struct vireo_error *err);
 // A whole decimal number as Python's float() reads it, surrounding white space allowed; but no underscores, no inf.
 // "nan" is a number (which equals nothing). False if the text is anything else.
 bool number_of_text(struct text t, double *out);

@@ -14,7 +14,7 @@ static struct vireo_error err;
 
 static struct text t(const char *s)
 {
-    return text_of(s, strlen(s));
+    return parse_text_of(s, strlen(s));
 }
 
 static json_t *json(const char *text)
@@ -28,10 +28,10 @@ static json_t *json(const char *text)
 static void white_space_is_pythons(void **state)
 {
     (void)state;
-    struct text s = text_strip(t("\x1c\xc2\x85\xe2\x80\x83 a\xe3\x80\x80 b \xe2\x80\xa8\n"));
-    REQUIRE(text_is(s, "a\xe3\x80\x80 b"));
-    REQUIRE(text_is(text_strip(t("\xe2\x80\x8b")), "\xe2\x80\x8b")); // zero-width space is not white space
-    REQUIRE(text_strip(t(" \n\t ")).size == 0);
+    struct text s = parse_text_strip(t("\x1c\xc2\x85\xe2\x80\x83 a\xe3\x80\x80 b \xe2\x80\xa8\n"));
+    REQUIRE(parse_text_is(s, "a\xe3\x80\x80 b"));
+    REQUIRE(parse_text_is(parse_text_strip(t("\xe2\x80\x8b")), "\xe2\x80\x8b")); // zero-width space is not white space
+    REQUIRE(parse_text_strip(t(" \n\t ")).size == 0);
     REQUIRE(think_answer_whole(t("<think></think>\xc2\xa0\xe2\x80\xa9<answer></answer>")));
 }
 
@@ -39,9 +39,9 @@ static void answers_are_found_as_findall_does(void **state)
 {
     (void)state;
     struct text a;
-    REQUIRE(answer_first(t("<answer>1</answer><answer>2</answer><answer>3"), &a) && text_is(a, "1"));
-    REQUIRE(answer_last(t("<answer>1</answer><answer>2</answer><answer>3"), &a) && text_is(a, "2"));
-    REQUIRE(answer_last(t("<answer>x<answer>y</answer></answer>"), &a) && text_is(a, "x<answer>y"));
+    REQUIRE(answer_first(t("<answer>1</answer><answer>2</answer><answer>3"), &a) && parse_text_is(a, "1"));
+    REQUIRE(answer_last(t("<answer>1</answer><answer>2</answer><answer>3"), &a) && parse_text_is(a, "2"));
+    REQUIRE(answer_last(t("<answer>x<answer>y</answer></answer>"), &a) && parse_text_is(a, "x<answer>y"));
     REQUIRE(!answer_first(t("</answer><answer>"), &a));
 }
 
@@ -59,7 +59,7 @@ static void cleaning_follows_clean_text(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char *out;
         size_t size;
-        REQUIRE_OK(text_clean(t(cases[i].in), &out, &size, &err));
+        REQUIRE_OK(parse_text_clean(t(cases[i].in), &out, &size, &err));
         REQUIRE_STRING(out, cases[i].out);
         REQUIRE_INT(size, strlen(cases[i].out));
         free(out);
