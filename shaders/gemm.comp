@@ -2,8 +2,8 @@
 //   NT: A [M, K], B [N, K].   NN: A [M, K], B [K, N].   TN: A [K, M], B [K, N].   C [M, N], bias [N], residual [M, N].
 // Args: gemm_args (args/gemm.h). Dispatch: ceil(M / TM) * ceil(N / (COLUMNS * SUBGROUP)) groups of one subgroup.
 //
-// Sum: one f32 accumulator an element, k strictly ascending from 0, fma; then + bias, + residual, + old C, in this order.
-// Neither M, N, the tile nor the variant below enters, so every variant of a product gives the same bits.
+// Sum: one f32 accumulator an element, k strictly ascending from 0, fma; then + bias, + residual, + old C, in this
+// order. Neither M, N, the tile nor the variant below enters, so every variant of a product gives the same bits.
 //
 // One subgroup computes TM rows x COLUMNS*SUBGROUP columns without shared memory: lanes hold columns; the lanes load
 // the rows' values and each is broadcast from its lane (a broadcast from a constant lane costs less than a load; on CPU
@@ -192,8 +192,8 @@ void finish(uint m0, uint n0)
         }
     }
     if (C_BF16) {
-        // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column keeps
-        // what lies behind it.
+        // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column
+        // keeps what lies behind it.
         [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
             const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
             [[unroll]] for (uint q = 0; q < TM; q++) {

@@ -55,8 +55,8 @@ static bool read_shape(const json_t *o, const char *path, struct shape *s, struc
     s->beta = (int)beta;
     const int64_t most = (int64_t)1 << 31; // elements of a matrix
     if (s->m * s->k > most || s->n * s->k > most || s->m * s->n > most)
-        return vireo_fail_param(err, path, "a matrix of %lld x %lld x %lld has more than 2^31 elements", (long long)s->m,
-                                (long long)s->n, (long long)s->k);
+        return vireo_fail_param(err, path, "a matrix of %lld x %lld x %lld has more than 2^31 elements",
+                                (long long)s->m, (long long)s->n, (long long)s->k);
     if (s->c_type == 1 && s->n % 2 != 0 && s->m > 1)
         return vireo_fail_param(err, json_path(place, sizeof place, path, "n"), "must be even when c_type is bf16");
     return true;
@@ -147,12 +147,14 @@ static bool bench_shape(struct gpu_device *dev, const struct shape *s, double se
     if (done) {
         const double operations = 2e-9 * (double)s->m * (double)s->n * (double)s->k;
         const double median = (t->seconds[(runs - 1) / 2] + t->seconds[runs / 2]) / 2;
-        json_t *row = json_pack("{s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "product",
-                                product_names[s->product], "m", (json_int_t)s->m, "n", (json_int_t)s->n, "k",
-                                (json_int_t)s->k, "a_type", type_names[s->a_type], "b_type", type_names[s->b_type],
-                                "c_type", type_names[s->c_type], "beta", s->beta, "runs", (json_int_t)runs, "repeats",
-                                (json_int_t)t->repeats, "seconds_min", t->seconds[0], "seconds_median", median, "gflops",
-                                operations / t->seconds[0], "gflops_median", operations / median,
+        json_t *row = json_pack("{s:s, s:I, s:I, s:I, s:s, s:s, s:s, s:i, s:I, s:I, s:f, s:f, s:f, s:f, s:f}",
+                                "product", product_names[s->product],
+                                "m", (json_int_t)s->m, "n", (json_int_t)s->n, "k", (json_int_t)s->k,
+                                "a_type", type_names[s->a_type], "b_type", type_names[s->b_type],
+                                "c_type", type_names[s->c_type], "beta", s->beta,
+                                "runs", (json_int_t)runs, "repeats", (json_int_t)t->repeats,
+                                "seconds_min", t->seconds[0], "seconds_median", median,
+                                "gflops", operations / t->seconds[0], "gflops_median", operations / median,
                                 "gflops_per_cpu_second", operations / t->cpu);
         if (json_array_append_new(results, row) != 0)
             done = vireo_fail_memory(err, 1024);

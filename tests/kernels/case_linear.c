@@ -426,7 +426,7 @@ static void gradients_of_a_shared_input_add_up(void **state)
 {
     (void)state;
     enum { N = 9, C = 12 };
-    float x[N * C], w1[C * C], w2[C * C], g[N * C], got[N * C];
+    float x[N * C], w1[C * C], w2[C * C], g[N * C], got[C * C]; // got: C > N
     double wanted[N * C], h[N * C], dh[N * C];
     test_values(x, N * C, 81);
     test_values(w1, C * C, 82);
