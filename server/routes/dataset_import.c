@@ -5,7 +5,7 @@
 #include "compute/base/json.h"
 #include "compute/dataset/jsonl.h"
 #include "compute/image/decode.h"
-#include "server/api/archive.h"
+#include "server/api/unpack.h"
 #include "server/store/blob.h"
 #include "server/store/files.h"
 
@@ -128,7 +128,7 @@ bool import_add_archive(struct import *i, const char *path, struct vireo_error *
     if (i->archive_count == ARCHIVES)
         return vireo_fail(err, VIREO_INVALID, "More than %d archives.", ARCHIVES);
     i->archives[i->archive_count++] = path;
-    return archive_each(path, &archive_default_limits, note_entry, i, err);
+    return unpack_each(path, &unpack_default_limits, note_entry, i, err);
 }
 
 bool import_add_image_file(struct import *i, const char *name, const char *path, struct vireo_error *err)
@@ -382,7 +382,7 @@ static bool store_images(struct import *i, size_t *stored, size_t *skipped, stru
 {
     struct storing s = {.import = i};
     for (size_t k = 0; k < i->archive_count; k++)
-        if (!archive_each(i->archives[k], &archive_default_limits, store_entry, &s, err))
+        if (!unpack_each(i->archives[k], &unpack_default_limits, store_entry, &s, err))
             return false;
     struct store_image *images = arena_array(i->arena, struct store_image, i->count + 1);
     struct candidate **owners = arena_array(i->arena, struct candidate *, i->count + 1);

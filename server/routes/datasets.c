@@ -2,7 +2,7 @@
 #include "compute/base/file.h"
 #include "compute/base/json.h"
 #include "compute/image/decode.h"
-#include "server/api/archive.h"
+#include "server/api/unpack.h"
 #include "server/api/object_json.h"
 #include "server/routes/common.h"
 #include "server/routes/dataset_import.h"
@@ -46,7 +46,7 @@ static bool from_form(struct request *req, struct import *in, const char **name,
         const char *label = p->filename ? p->filename : "file";
         if (!p->path)
             continue;
-        bool ok = archive_is_one(p->path)  ? import_add_archive(in, p->path, err)
+        bool ok = unpack_is_archive(p->path)  ? import_add_archive(in, p->path, err)
                   : is_image_file(p->path) ? import_add_image_file(in, label, p->path, err)
                                            : import_add_rows(in, label, p->path, err);
         if (!ok)
@@ -97,7 +97,7 @@ static bool add_image_item(struct request *req, struct import *in, const json_t 
     struct store_file file;
     if (!stored_path(req, id, param, &file, &path, err))
         return false;
-    if (archive_is_one(path))
+    if (unpack_is_archive(path))
         return import_add_archive(in, path, err);
     return import_add_image_file(in, name ? name : file.filename, path, err);
 }
@@ -131,7 +131,7 @@ static bool from_json(struct request *req, struct import *in, const char **name,
             return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", param, "%s must be a file id.", param);
         if (!stored_path(req, id, param, &file, &path, err))
             return false;
-        bool archive = archive_is_one(path);
+        bool archive = unpack_is_archive(path);
         if (archive ? !import_add_archive(in, path, err) : !import_add_rows(in, file.filename, path, err))
             return false;
     }

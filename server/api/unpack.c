@@ -1,4 +1,4 @@
-#include "server/api/archive.h"
+#include "server/api/unpack.h"
 
 #include "compute/base/fault.h"
 
@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const struct archive_limits archive_default_limits = {
+const struct unpack_limits unpack_default_limits = {
     .entries = 100000, .entry_bytes = 20u << 20, .total_bytes = 8ull << 30, .ratio = 100};
 
 static bool bad(struct vireo_error *err, const char *name, const char *why)
@@ -87,7 +87,7 @@ static struct archive *open_archive(const char *path, struct vireo_error *err)
     return a;
 }
 
-bool archive_each(const char *path, const struct archive_limits *limits,
+bool unpack_each(const char *path, const struct unpack_limits *limits,
                   bool (*entry)(void *context, const char *name, const void *bytes, size_t count,
                                 struct vireo_error *err),
                   void *context, struct vireo_error *err)
@@ -139,7 +139,7 @@ bool archive_each(const char *path, const struct archive_limits *limits,
     return ok;
 }
 
-bool archive_is_one(const char *path)
+bool unpack_is_archive(const char *path)
 {
     unsigned char head[265] = {0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
