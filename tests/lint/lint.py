@@ -198,7 +198,7 @@ def rule_style(tree):
                 yield path, number, f"{len(line)} columns, at most {MAX_COLUMNS}"
 
 
-BANNED = re.compile(r"(?<![\w.>])(strcpy|strcat|sprintf|vsprintf|atoi|atol|atof|rand|srand|gets|alloca|strtok|tmpnam|"
+BANNED = re.compile(r"(?<![\w.>])(strcpy|strcat|sprintf|vsprintf|atoi|atol|atof|rand|srand|gets|alloca|tmpnam|"
                     r"mktemp|scanf)\s*\(")
 
 
