@@ -5,7 +5,6 @@
 #include "compute/train/policy_loss.h"
 
 #include "compute/base/check.h"
-#include "compute/base/clock.h"
 
 #include <math.h>
 #include <string.h>
@@ -391,11 +390,11 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                  struct vireo_error *err)
 {
     const struct job_spec *s = t->spec;
-    double start = clock_seconds();
+    struct stopwatch watch = stopwatch_start();
     struct step_data d;
     if (!step_data_build(t->model, s, &t->data, rows, s->batch_size, false, &t->step_arena, &d, err))
         return false;
-    double loaded = clock_seconds();
+    stopwatch_lap(&watch, timing, "data");
     struct rollout_params p = {.n = s->num_generations,
                                .max_tokens = s->max_completion_length,
                                .step = t->step,
@@ -403,28 +402,29 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                                .top_p = (float)s->top_p,
                                .min_p = (float)s->min_p,
                                .top_k = s->top_k,
+                               .ignore_eos = s->ignore_eos,
                                .seed = s->seed};
     struct groups g = {.d = &d};
     bool done = rollout_generate(t, &d, &p, &t->step_arena, &g.r, err);
-    double sampled = clock_seconds();
+    stopwatch_lap(&watch, timing, "sampling");
     done = done && rollout_score(t, &d, &g.r, err);
-    double scored = clock_seconds();
+    stopwatch_lap(&watch, timing, "reward");
     done = done && take_groups(t, &d, &g, err);
     *trained = done && g.tokens > 0;
     // Leaves cut the batch by groups as drawn, so that the cut does not depend on which groups were dropped.
     uint32_t per_leaf = s->batch_size / s->leaves, all = d.count * s->num_generations;
-    double referenced = 0;
     for (uint32_t leaf = 0, k = 0; done && leaf < s->leaves; leaf++) {
         uint32_t end = k;
         while (end < g.kept_count && g.kept[end] < (leaf + 1) * per_leaf)
             end++;
         for (; done && k < end; k = VIREO_MIN(end, k + t->micro_batch)) {
             uint32_t to = VIREO_MIN(end, k + t->micro_batch);
-            double before = clock_seconds();
-            if (t->reference)
+            if (t->reference) {
                 done = reference_logprobs(t, &g, k, to, err);
-            referenced += clock_seconds() - before;
+                stopwatch_lap(&watch, timing, "reference");
+            }
             done = done && policy_update(t, &g, k, to, err);
+            stopwatch_lap(&watch, timing, "training");
         }
         struct tape *tape = done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
         if (tape)
@@ -439,12 +439,7 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         for (uint32_t k = 0; k < d.count; k++)
             for (uint32_t i = 0; i < s->num_generations; i++)
                 t->num_tokens += d.examples[k].prompt.count + g.r.completions[k * s->num_generations + i].count;
-        double updated = clock_seconds();
-        metric_set(timing, "data", loaded - start);
-        metric_set(timing, "sampling", sampled - loaded);
-        metric_set(timing, "reward", scored - sampled);
-        metric_set(timing, "reference", referenced);
-        metric_set(timing, "training", updated - scored - referenced);
+        stopwatch_lap(&watch, timing, "training");
         report_groups(t, &g);
     }
     step_data_finish(&d);

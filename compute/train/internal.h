@@ -45,6 +45,12 @@ extern const struct train_method method_sft, method_grpo;
 
 // ---- trainer.c
 void metric_set(json_t *metrics, const char *name, double value); // NaN and infinity become null
+// Wall and CPU seconds (all threads) of a step's phases, added up under timing.NAME and timing.cpu.NAME.
+struct stopwatch {
+    double wall, cpu;
+};
+struct stopwatch stopwatch_start(void);
+void stopwatch_lap(struct stopwatch *w, json_t *timing, const char *phase); // and starts anew
 void trainer_progress(struct trainer *t, const char *phase, double share);
 
 // ---- rollout.c: sampling groups through the engine
@@ -66,6 +72,7 @@ struct rollout_params {
     float temperature, top_p, min_p;
     uint32_t top_k;
     uint64_t seed;
+    bool ignore_eos;
 };
 // Samples n completions of each example; results live in `a`.
 bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,

@@ -115,6 +115,7 @@ bool rollout_generate(struct trainer *t, const struct step_data *d, const struct
                                             .logprob_temperature = p->temperature > 0 ? p->temperature : 1,
                                             .seed = p->seed,
                                             .step = p->step,
+                                            .ignore_eos = p->ignore_eos,
                                             .max_tokens = p->max_tokens},
                                .on_token = on_token,
                                .on_end = on_end,

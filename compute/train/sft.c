@@ -3,8 +3,6 @@
 #include "compute/train/internal.h"
 
 #include "compute/base/check.h"
-#include "compute/base/clock.h"
-
 #include <math.h>
 
 // What one micro-batch computes, read back to the host in row order.
@@ -109,12 +107,12 @@ static uint32_t labelled(const struct step_data *d)
 static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
                  struct vireo_error *err)
 {
-    double start = clock_seconds();
+    struct stopwatch watch = stopwatch_start();
     uint32_t leaves = t->spec->leaves, per_leaf = t->spec->batch_size / leaves;
     struct step_data d;
     if (!step_data_build(t->model, t->spec, &t->data, rows, t->spec->batch_size, true, &t->step_arena, &d, err))
         return false;
-    double loaded = clock_seconds();
+    stopwatch_lap(&watch, timing, "data");
     uint32_t labels = labelled(&d), correct = 0;
     double *loss = arena_array(&t->step_arena, double, leaves), *entropy = arena_array(&t->step_arena, double, leaves);
     bool done = (loss && entropy) || vireo_fail_memory(err, leaves * 16);
@@ -142,8 +140,7 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         metric_set(metrics, "entropy", leaf_sum(entropy, leaves) / count);
         for (uint32_t i = 0; i < d.count; i++)
             t->num_tokens += d.examples[i].prompt.count;
-        metric_set(timing, "data", loaded - start);
-        metric_set(timing, "training", clock_seconds() - loaded);
+        stopwatch_lap(&watch, timing, "training");
     }
     step_data_finish(&d);
     return done;

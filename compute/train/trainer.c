@@ -18,6 +18,26 @@ void metric_set(json_t *metrics, const char *name, double value)
     json_object_set_new(metrics, name, isfinite(value) ? json_real(value) : json_null());
 }
 
+struct stopwatch stopwatch_start(void)
+{
+    return (struct stopwatch){clock_seconds(), clock_cpu_seconds()};
+}
+
+static void add_to(json_t *o, const char *name, double seconds)
+{
+    json_object_set_new(o, name, json_real(json_number_value(json_object_get(o, name)) + seconds));
+}
+
+void stopwatch_lap(struct stopwatch *w, json_t *timing, const char *phase)
+{
+    struct stopwatch now = stopwatch_start();
+    if (!json_object_get(timing, "cpu"))
+        json_object_set_new(timing, "cpu", json_object());
+    add_to(timing, phase, now.wall - w->wall);
+    add_to(json_object_get(timing, "cpu"), phase, now.cpu - w->cpu);
+    *w = now;
+}
+
 void trainer_progress(struct trainer *t, const char *phase, double share)
 {
     if (t->hooks->progress)
@@ -184,18 +204,22 @@ static bool validate_now(const struct trainer *t)
 static bool one_step(struct trainer *t, const struct train_method *method, json_t **out, struct vireo_error *err)
 {
     double start = clock_seconds();
+    struct stopwatch whole = stopwatch_start();
     json_t *metrics = json_object(), *timing = json_object();
     uint32_t *rows = arena_array(&t->step_arena, uint32_t, t->spec->batch_size);
     bool done = (metrics && timing && rows) || vireo_fail_memory(err, t->spec->batch_size * 4), trained = false;
-    double epoch = 0, evaluated = 0;
+    double epoch = 0;
     if (done) {
         order_batch(t->order, t->step, rows, &epoch);
-        done = method->step(t, rows, metrics, timing, &trained, err) && update(t, trained, metrics, err);
+        done = method->step(t, rows, metrics, timing, &trained, err);
     }
+    struct stopwatch watch = stopwatch_start();
+    done = done && update(t, trained, metrics, err);
+    if (done)
+        stopwatch_lap(&watch, timing, "optimizer");
     if (done && validate_now(t)) {
-        double before = clock_seconds();
         done = method->validate(t, metrics, err);
-        evaluated = clock_seconds() - before;
+        stopwatch_lap(&watch, timing, "eval");
     }
     arena_rewind(&t->step_arena, (struct arena_mark){0});
     if (!done) {
@@ -212,8 +236,7 @@ static bool one_step(struct trainer *t, const struct train_method *method, json_
     json_object_set_new(metrics, "num_tokens", json_integer((json_int_t)t->num_tokens));
     metric_set(metrics, "epoch", epoch);
     // Clock readings stand apart: everything outside "timing" is the same in every run of this job.
-    metric_set(timing, "eval", evaluated);
-    metric_set(timing, "step_time", seconds);
+    stopwatch_lap(&whole, timing, "step_time");
     metric_set(timing, "eta_seconds", (t->total_steps - t->step) * t->seconds_of_steps / t->steps_here);
     json_object_set_new(metrics, "timing", timing);
     *out = metrics;

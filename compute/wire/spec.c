@@ -87,6 +87,7 @@ static const struct field fields[] = {
     FLAG(mask_truncated_completions),
     FLAG(drop_zero_std_groups),
     FLAG(log_completions),
+    FLAG(ignore_eos),
     WHOLE(eval_interval, 0, 100000000),
     WHOLE(eval_samples, 0, 100000000),
     WHOLE(eval_generations, 1, 1024),

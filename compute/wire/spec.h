@@ -59,6 +59,7 @@ struct job_spec {
     enum scale_rewards scale_rewards;
     double advantage_epsilon; // A = (r - mean) / (std + this); 1e-4
     bool mask_truncated_completions, drop_zero_std_groups, log_completions;
+    bool ignore_eos; // benchmarks: every completion has max_completion_length tokens
 
     // Evaluation (JOB_EVALUATE, and validation inside training).
     uint32_t eval_interval, eval_samples; // steps between validations (0: none); rows of the validation file used (0: all)

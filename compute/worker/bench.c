@@ -15,6 +15,8 @@ static const struct bench {
     bool (*run)(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 } benches[] = {
     {"gemm", "matrix products", bench_gemm},
+    {"grpo", "whole GRPO steps: needs --config with a model", bench_grpo},
+    {"sft", "whole SFT steps: needs --config with a model", bench_sft},
 };
 
 static int usage(FILE *out, int status)
