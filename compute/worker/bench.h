@@ -21,10 +21,11 @@ bool bench_gemm(struct gpu_device *dev, const json_t *config, json_t **out, stru
 
 // Whole training steps (GRPO; SFT on the same rows) through the trainer, from encoded image files and text to updated weights.
 //   config: {"model": config.json, "image": side in pixels, "prompts", "group", "new_tokens", "text_tokens", "beta", "dtype":
-//            "fp32"|"bf16", "runs"}. Every completion has new_tokens tokens. The first step is left out (it compiles).
+//            "fp32"|"bf16", "runs", "profile": bool}. Every completion has new_tokens tokens. The first step is left out (it compiles).
 //   *out:   {"device", "seconds_min": {"step", "data", "rollout", "reward", "reference", "update", "optimizer"}, "seconds_median",
 //            "cpu_seconds_min", "cpu_seconds_median" (CPU seconds of all threads), "tokens_per_s" (completion tokens),
-//            "peak_bytes": {"device", "rss"}, "runs"}
+//            "peak_bytes": {"device", "rss"}, "runs"}; with profile also "profile": [{"kernel", "count", "seconds", "gflops"}]
+//            (timing each dispatch slows the step down)
 bool bench_grpo(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 

@@ -8,6 +8,7 @@
 #include "compute/base/os.h"
 #include "compute/base/philox.h"
 #include "compute/checkpoint/safetensors.h"
+#include "compute/gpu/record.h"
 #include "compute/image/png.h"
 #include "compute/models/model.h"
 #include "compute/tokenizer/train.h"
@@ -20,7 +21,7 @@
 struct setup {
     int64_t image, prompts, group, new_tokens, text_tokens, runs;
     double beta;
-    bool bf16, grpo;
+    bool bf16, grpo, profile;
     json_t *model;
     char folder[64];
 };
@@ -38,7 +39,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         !json_get_integer(config, "", "text_tokens", 1, 65536, &s->text_tokens, err) ||
         !json_get_integer(config, "", "runs", 1, 1000, &s->runs, err) ||
         !json_get_number(config, "", "beta", 0, 100, &s->beta, err) ||
-        !json_get_choice(config, "", "dtype", types, &type, err))
+        !json_get_bool(config, "", "profile", &s->profile, err) || !json_get_choice(config, "", "dtype", types, &type, err))
         return false;
     if (!s->model)
         return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "model",
@@ -205,6 +206,22 @@ static void add_phase(const json_t *steps, const char *phase, const char *name, 
     json_object_set_new(median, name, json_real(n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2));
 }
 
+// Device time per kernel over all steps, the first included; each dispatch is timed alone.
+static bool add_profile(struct gpu_device *dev, json_t *out, struct vireo_error *err)
+{
+    struct gpu_timer_row *rows = NULL;
+    size_t count = 0;
+    if (!gpu_timers_read(dev, &rows, &count, err))
+        return false;
+    json_t *list = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, json_pack("{s:s,s:I,s:f,s:f}", "kernel", rows[i].label, "count", (json_int_t)rows[i].count,
+                                              "seconds", rows[i].seconds, "gflops",
+                                              rows[i].seconds > 0 ? rows[i].flops / rows[i].seconds * 1e-9 : 0));
+    free(rows);
+    return json_object_set_new(out, "profile", list) == 0 || vireo_fail_memory(err, 1 << 12);
+}
+
 static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, json_t **out, struct vireo_error *err)
 {
     struct arena a;
@@ -234,6 +251,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
                             "reference", "e", "operation", "like");
     struct heard heard = {json_array()};
     struct train_hooks hooks = {.context = &heard, .metrics = on_metrics};
+    gpu_timers_on(dev, s->profile);
     bool done = train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
         static const char *const phases[][2] = {{"step_time", "step"},    {"data", "data"},           {"sampling", "rollout"},
@@ -251,6 +269,10 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
                          "tokens_per_s", step > 0 ? tokens / step : 0, "peak_bytes", "device",
                          (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(), "runs", (int)s->runs);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
+        if (done && s->profile && !add_profile(dev, *out, err)) {
+            json_decref(*out);
+            done = false;
+        }
     }
     json_decref(heard.steps);
     json_decref(spec.grader);
