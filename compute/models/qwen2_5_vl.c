@@ -126,7 +126,9 @@ static bool read_vision(struct model_config *c, const json_t *config, struct vir
         !count_of(o, at, "intermediate_size", 1 << 20, &v->intermediate_size, err) ||
         !count_of(o, at, "in_chans", 3, &v->in_channels, err) ||
         !count_of(o, at, "in_channels", 3, &v->in_channels, err) ||
-        !count_of(o, at, "spatial_patch_size", 256, &v->patch_size, err) ||
+        // Old configs hold both spellings, newer ones patch_size alone.
+        (json_object_get(o, "spatial_patch_size") &&
+         !count_of(o, at, "spatial_patch_size", 256, &v->patch_size, err)) ||
         !count_of(o, at, "patch_size", 256, &v->patch_size, err) ||
         !count_of(o, at, "temporal_patch_size", 16, &v->temporal_patch_size, err) ||
         !count_of(o, at, "spatial_merge_size", 16, &v->spatial_merge_size, err) ||
