@@ -12,7 +12,7 @@ struct run {
 
 struct slots {
     struct run *runs; // free ones, ascending, never adjacent
-    uint32_t run_count, room, total, free;
+    uint32_t run_count, room, total, free, taken; // taken: runs given out and not yet back
 };
 
 struct slots *slots_create(uint32_t count)
@@ -40,8 +40,8 @@ void slots_destroy(struct slots **s)
 
 bool slots_take(struct slots *s, uint32_t count, uint32_t *first)
 {
-    // Taking never needs more runs, releasing may need one: keep room for it, so that release cannot fail.
-    if (s->run_count + 1 >= s->room) {
+    // Every run given out may come back as a free run of its own: keep room for all, so that release cannot fail.
+    if (s->run_count + s->taken + 1 >= s->room) {
         struct run *more = vireo_realloc(s->runs, 2 * s->room * sizeof *more);
         if (!more)
             return false;
@@ -56,6 +56,7 @@ bool slots_take(struct slots *s, uint32_t count, uint32_t *first)
         r->first += count;
         r->count -= count;
         s->free -= count;
+        s->taken++;
         if (r->count == 0)
             memmove(r, r + 1, (--s->run_count - i) * sizeof *r);
         return true;
@@ -86,6 +87,7 @@ void slots_release(struct slots *s, uint32_t first, uint32_t count)
         s->runs[i] = (struct run){first, count};
     }
     s->free += count;
+    s->taken--;
 }
 
 uint32_t slots_free(const struct slots *s)
