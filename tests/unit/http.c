@@ -236,12 +236,31 @@ static size_t take(int fd, char *out, size_t size, const char *stop)
 }
 
 static char answer[65536];
+
+// The answer's header, and as many bytes behind it as it says.
+static bool is_whole(size_t used)
+{
+    const char *body = strstr(answer, "\r\n\r\n"), *length = strstr(answer, "Content-Length: ");
+    return body && length && length < body && used >= (size_t)(body + 4 - answer) + strtoul(length + 16, NULL, 10);
+}
+
+// (A half-closed socket would be a client that left, to libmicrohttpd: the answer is awaited without.)
 static int ask_bytes(const char *request, size_t length)
 {
     int fd = dial();
+    size_t used = 0;
+    answer[0] = 0;
     put(fd, request, length);
-    shutdown(fd, SHUT_WR);
-    take(fd, answer, sizeof answer, NULL);
+    while (used < sizeof answer - 1) {
+        struct timeval rest = {.tv_usec = 100000}; // for what should not follow
+        if (is_whole(used))
+            setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &rest, sizeof rest);
+        ssize_t got = recv(fd, answer + used, sizeof answer - 1 - used, 0);
+        if (got <= 0)
+            break;
+        used += (size_t)got;
+        answer[used] = 0;
+    }
     close(fd);
     return strncmp(answer, "HTTP/1.1 ", 9) == 0 ? (int)strtol(answer + 9, NULL, 10) : 0;
 }
