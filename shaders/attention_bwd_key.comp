@@ -1,9 +1,9 @@
 // Gradient of attention for keys and values: dv = sum p * go, dk = scale * sum ds * q over all (query row, head) pairs
 // that see the key row, p = 2^(s - lse), ds = p * (go . v - delta). Runs after attention_bwd_query.comp (delta).
-// Args: attention_grad_args (args/attention.h), spans by key. Constants: 1 = head_dim.
-// Dispatch: ceil(rows / SUBGROUP) * kv_heads groups of one subgroup.
+// Args: attention_grad_args (args/attention.h), spans by key. Constants: 1 = head_dim, 2 = key rows a lane (U).
+// Dispatch: ceil(rows / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
-// One lane is one key row of one kv head. The group walks over the (query row, head of the group) pairs that any of its
+// One lane works on U key rows of one kv head. The group walks over the (query row, head of the group) pairs that any of its
 // lanes is seen by, ATTENTION_BLOCK at a time, loaded one a lane and shared by broadcast.
 // Sum: dot products over d ascending; dk and dv over query rows ascending, heads ascending within a row. A prompt row
 // thus gets the sum over all completions that attend it, in their order, once. Pairs that do not see a key never touch
@@ -20,25 +20,32 @@ layout(push_constant, scalar) uniform Args { attention_grad_args p; };
 
 void main()
 {
-    uint tiles = (p.rows + SUBGROUP - 1) / SUBGROUP, heads = p.kv_heads * p.group;
+    uint tiles = (p.rows + U * SUBGROUP - 1) / (U * SUBGROUP), heads = p.kv_heads * p.group;
     if (tiles == 0 || group_index() >= tiles * p.kv_heads)
         return;
-    uint kv = group_index() % p.kv_heads;
-    uint key = group_index() / p.kv_heads * SUBGROUP + gl_SubgroupInvocationID;
-    bool mine = key < p.rows;
-    uint row = min(key, p.rows - 1);
-    uvec2 seen = U32x2(p.spans).v[row] * p.group; // in pairs
-    seen = mine && seen.x < seen.y ? seen : uvec2(0);
+    uint kv = group_index() % p.kv_heads, first = group_index() / p.kv_heads * (U * SUBGROUP);
     uint k_column = (heads + kv) * D, v_column = (heads + p.kv_heads + kv) * D;
 
-    float k[D], v[D], dk[D], dv[D];
-    [[unroll]] for (uint d = 0; d < D; d++) {
-        k[d] = F32(p.qkv).v[row * p.stride + k_column + d] * (p.scale * LOG2_E);
-        v[d] = F32(p.qkv).v[row * p.stride + v_column + d];
-        dk[d] = 0;
-        dv[d] = 0;
+    uint row[U];
+    uvec2 seen[U]; // in pairs
+    float k[U][D], v[U][D], dk[U][D], dv[U][D];
+    uint end = 0, flipped = 0;
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        uint key = first + u * SUBGROUP + gl_SubgroupInvocationID;
+        row[u] = min(key, p.rows - 1);
+        seen[u] = U32x2(p.spans).v[row[u]] * p.group;
+        seen[u] = key < p.rows && seen[u].x < seen[u].y ? seen[u] : uvec2(0);
+        end = max(end, seen[u].y);
+        flipped = max(flipped, seen[u].y == 0 ? 0 : ~seen[u].x);
+        [[unroll]] for (uint d = 0; d < D; d++) {
+            k[u][d] = F32(p.qkv).v[row[u] * p.stride + k_column + d] * (p.scale * LOG2_E);
+            v[u][d] = F32(p.qkv).v[row[u] * p.stride + v_column + d];
+            dk[u][d] = 0;
+            dv[u][d] = 0;
+        }
     }
-    uint end = subgroup_max(seen.y), next = ~subgroup_max(seen.y == 0 ? 0 : ~seen.x); // next = the least first
+    end = subgroup_max(end);
+    uint next = ~subgroup_max(flipped); // the least first; all ones when no key is seen
     bool more;
     do {
         uint turns = 0;
@@ -62,6 +69,7 @@ void main()
                         go[n][d] = F32(p.go).v[from * p.go_stride + head * D + d];
                     }
                 }
+                // What is not finite reaches the keys that the pair sees through its weight alone.
                 [[unroll]] for (uint d = 0; d < D; d++) {
                     bool fine = is_finite(q[n][d]) && is_finite(go[n][d]);
                     broken[n] = fine ? broken[n] : NOT_A_NUMBER;
@@ -69,27 +77,40 @@ void main()
                     go[n][d] = fine ? go[n][d] : 0;
                 }
             }
-            float w[ATTENTION_BLOCK], ds[ATTENTION_BLOCK];
-            [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                w[j] = 0;
-                ds[j] = 0;
-            }
+            float w[U][ATTENTION_BLOCK], ds[U][ATTENTION_BLOCK];
+            [[unroll]] for (uint u = 0; u < U; u++)
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    w[u][j] = 0;
+                    ds[u][j] = 0;
+                }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    w[j] = fma(subgroupShuffle(q[j / LOADERS][d], j % LOADERS), k[d], w[j]);
-                    ds[j] = fma(subgroupShuffle(go[j / LOADERS][d], j % LOADERS), v[d], ds[j]);
+                    float x = subgroupBroadcast(q[j / LOADERS][d], j % LOADERS);
+                    float y = subgroupBroadcast(go[j / LOADERS][d], j % LOADERS);
+                    [[unroll]] for (uint u = 0; u < U; u++) {
+                        w[u][j] = fma(x, k[u][d], w[u][j]);
+                        ds[u][j] = fma(y, v[u][d], ds[u][j]);
+                    }
                 }
             [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                bool sees = next + j >= seen.x && next + j < seen.y;
-                float x = exp2(w[j] - subgroupShuffle(lse[j / LOADERS], j % LOADERS)) +
-                          subgroupShuffle(broken[j / LOADERS], j % LOADERS);
-                w[j] = sees ? x : 0;
-                ds[j] = sees ? x * (ds[j] - subgroupShuffle(delta[j / LOADERS], j % LOADERS)) : 0;
+                float poison = subgroupBroadcast(broken[j / LOADERS], j % LOADERS);
+                float l = subgroupBroadcast(lse[j / LOADERS], j % LOADERS);
+                float mean = subgroupBroadcast(delta[j / LOADERS], j % LOADERS);
+                [[unroll]] for (uint u = 0; u < U; u++) {
+                    bool sees = next + j >= seen[u].x && next + j < seen[u].y;
+                    float x = exp2(w[u][j] - l) + poison;
+                    w[u][j] = sees ? x : 0;
+                    ds[u][j] = sees ? x * (ds[u][j] - mean) : 0;
+                }
             }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    dv[d] = fma(w[j], subgroupShuffle(go[j / LOADERS][d], j % LOADERS), dv[d]);
-                    dk[d] = fma(ds[j], subgroupShuffle(q[j / LOADERS][d], j % LOADERS), dk[d]);
+                    float x = subgroupBroadcast(q[j / LOADERS][d], j % LOADERS);
+                    float y = subgroupBroadcast(go[j / LOADERS][d], j % LOADERS);
+                    [[unroll]] for (uint u = 0; u < U; u++) {
+                        dv[u][d] = fma(w[u][j], y, dv[u][d]);
+                        dk[u][d] = fma(ds[u][j], x, dk[u][d]);
+                    }
                 }
             next += ATTENTION_BLOCK;
             more = next < end;
@@ -97,16 +118,18 @@ void main()
         } while (more && turns < 32768);
     } while (more);
 
-    if (mine) {
-        [[unroll]] for (uint d = 0; d < D; d++) {
-            uint at = row * p.g_stride + d;
-            float x = dk[d] * p.scale, y = dv[d];
-            if (p.add != 0) {
-                x += F32(p.gqkv).v[at + k_column];
-                y += F32(p.gqkv).v[at + v_column];
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        if (first + u * SUBGROUP + gl_SubgroupInvocationID < p.rows) {
+            [[unroll]] for (uint d = 0; d < D; d++) {
+                uint at = row[u] * p.g_stride + d;
+                float x = dk[u][d] * p.scale, y = dv[u][d];
+                if (p.add != 0) {
+                    x += F32(p.gqkv).v[at + k_column];
+                    y += F32(p.gqkv).v[at + v_column];
+                }
+                F32(p.gqkv).v[at + k_column] = x;
+                F32(p.gqkv).v[at + v_column] = y;
             }
-            F32(p.gqkv).v[at + k_column] = x;
-            F32(p.gqkv).v[at + v_column] = y;
         }
     }
 }

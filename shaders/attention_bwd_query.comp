@@ -1,11 +1,11 @@
 // Gradient of attention for the queries: delta = sum_d go * o, p = 2^(s - lse), ds = p * (go . v - delta),
 // dq = scale * sum_keys ds * k. Also writes delta for attention_bwd_key.comp, which runs after.
 // Source: FlashAttention, arXiv 2205.14135, appendix B.4.
-// Args: attention_grad_args (args/attention.h), spans by query. Constants: 1 = head_dim.
-// Dispatch: ceil(rows * group / SUBGROUP) * kv_heads groups of one subgroup; turns as in attention_fwd.comp.
+// Args: attention_grad_args (args/attention.h), spans by query. Constants: 1 = head_dim, 2 = pairs a lane (U).
+// Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup; turns as in attention_fwd.comp.
 //
 // Sum: dot products over d ascending, dq over keys ascending; no sum crosses lanes, so that a row's dq does not depend on
-// the rows beside it. Keys beyond a lane's count never touch it, even if not finite.
+// the rows beside it. Keys beyond a row's count never touch it, even if not finite.
 // All-zero args: no pairs, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -18,30 +18,37 @@ layout(push_constant, scalar) uniform Args { attention_grad_args p; };
 
 void main()
 {
-    uint pairs = p.rows * p.group, tiles = (pairs + SUBGROUP - 1) / SUBGROUP, heads = p.kv_heads * p.group;
+    uint pairs = p.rows * p.group, tiles = (pairs + U * SUBGROUP - 1) / (U * SUBGROUP), heads = p.kv_heads * p.group;
     if (tiles == 0 || group_index() >= tiles * p.kv_heads)
         return;
-    uint kv = group_index() % p.kv_heads;
-    uint pair = group_index() / p.kv_heads * SUBGROUP + gl_SubgroupInvocationID;
-    bool mine = pair < pairs;
-    uint row = min(pair, pairs - 1) / p.group, head = kv * p.group + min(pair, pairs - 1) % p.group;
-    uvec4 span = U32x4(p.spans).v[row];
-    uint count = mine ? span.y + span.w : 0;
+    uint kv = group_index() % p.kv_heads, first = group_index() / p.kv_heads * (U * SUBGROUP);
     uint k_column = (heads + kv) * D, v_column = (heads + p.kv_heads + kv) * D;
 
-    float q[D], go[D], dq[D], delta = 0, lse = F32(p.lse).v[row * heads + head];
-    [[unroll]] for (uint d = 0; d < D; d++) {
-        q[d] = F32(p.qkv).v[row * p.stride + head * D + d] * (p.scale * LOG2_E);
-        go[d] = F32(p.go).v[row * p.go_stride + head * D + d];
-        delta = fma(go[d], F32(p.o).v[row * p.o_stride + head * D + d], delta);
-        dq[d] = 0;
+    uint row[U], head[U], count[U], next[U];
+    uvec4 span[U];
+    float q[U][D], go[U][D], dq[U][D], delta[U], lse[U];
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        uint pair = first + u * SUBGROUP + gl_SubgroupInvocationID, safe = min(pair, pairs - 1);
+        row[u] = safe / p.group;
+        head[u] = kv * p.group + safe % p.group;
+        span[u] = U32x4(p.spans).v[row[u]];
+        count[u] = pair < pairs ? span[u].y + span[u].w : 0;
+        next[u] = 0;
+        lse[u] = F32(p.lse).v[row[u] * heads + head[u]];
+        delta[u] = 0;
+        [[unroll]] for (uint d = 0; d < D; d++) {
+            q[u][d] = F32(p.qkv).v[row[u] * p.stride + head[u] * D + d] * (p.scale * LOG2_E);
+            go[u][d] = F32(p.go).v[row[u] * p.go_stride + head[u] * D + d];
+            delta[u] = fma(go[u][d], F32(p.o).v[row[u] * p.o_stride + head[u] * D + d], delta[u]);
+            dq[u][d] = 0;
+        }
     }
-    uint next = 0;
     bool waiting;
     do {
         uint turns = 0;
         do {
-            key_block b = meet(span, count, next);
+            uint visible[U];
+            key_block b = meet(span, count, next, visible);
             float k[PER][D], v[PER][D], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
                 uint j = b.first + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;
@@ -64,37 +71,50 @@ void main()
                     k[n][d] = fine ? k[n][d] : 0;
                 }
             }
-            float s[ATTENTION_BLOCK], ds[ATTENTION_BLOCK];
-            [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                s[j] = 0;
-                ds[j] = 0;
+            float s[U][ATTENTION_BLOCK], ds[U][ATTENTION_BLOCK];
+            [[unroll]] for (uint u = 0; u < U; u++)
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    s[u][j] = 0;
+                    ds[u][j] = 0;
+                }
+            [[unroll]] for (uint d = 0; d < D; d++)
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    float x = subgroupBroadcast(k[j / LOADERS][d], j % LOADERS);
+                    float y = subgroupBroadcast(v[j / LOADERS][d], j % LOADERS);
+                    [[unroll]] for (uint u = 0; u < U; u++) {
+                        s[u][j] = fma(q[u][d], x, s[u][j]);
+                        ds[u][j] = fma(go[u][d], y, ds[u][j]);
+                    }
+                }
+            [[unroll]] for (uint u = 0; u < U; u++) {
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    float x = exp2(s[u][j] - lse[u]) * (ds[u][j] - delta[u]) +
+                              subgroupBroadcast(broken[j / LOADERS], j % LOADERS);
+                    ds[u][j] = next[u] + j < visible[u] ? x : 0;
+                }
+                next[u] += visible[u] != 0 ? ATTENTION_BLOCK : 0;
             }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    s[j] = fma(q[d], subgroupShuffle(k[j / LOADERS][d], j % LOADERS), s[j]);
-                    ds[j] = fma(go[d], subgroupShuffle(v[j / LOADERS][d], j % LOADERS), ds[j]);
+                    float x = subgroupBroadcast(k[j / LOADERS][d], j % LOADERS);
+                    [[unroll]] for (uint u = 0; u < U; u++)
+                        dq[u][d] = fma(ds[u][j], x, dq[u][d]);
                 }
-            [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                float x = exp2(s[j] - lse) * (ds[j] - delta) + subgroupShuffle(broken[j / LOADERS], j % LOADERS);
-                ds[j] = next + j < b.visible ? x : 0;
-            }
-            [[unroll]] for (uint d = 0; d < D; d++)
-                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++)
-                    dq[d] = fma(ds[j], subgroupShuffle(k[j / LOADERS][d], j % LOADERS), dq[d]);
-            next += b.taken ? ATTENTION_BLOCK : 0;
-            waiting = subgroupBallot(next < count) != uvec4(0);
+            waiting = any_waits(count, next);
             turns++;
         } while (waiting && turns < 32768);
     } while (waiting);
 
-    if (mine) {
-        F32(p.delta).v[row * heads + head] = delta;
-        [[unroll]] for (uint d = 0; d < D; d++) {
-            uint at = row * p.g_stride + head * D + d;
-            float x = dq[d] * p.scale;
-            if (p.add != 0)
-                x += F32(p.gqkv).v[at];
-            F32(p.gqkv).v[at] = x;
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        if (first + u * SUBGROUP + gl_SubgroupInvocationID < pairs) {
+            F32(p.delta).v[row[u] * heads + head[u]] = delta[u];
+            [[unroll]] for (uint d = 0; d < D; d++) {
+                uint at = row[u] * p.g_stride + head[u] * D + d;
+                float x = dq[u][d] * p.scale;
+                if (p.add != 0)
+                    x += F32(p.gqkv).v[at];
+                F32(p.gqkv).v[at] = x;
+            }
         }
     }
 }

@@ -1,16 +1,16 @@
 // o = softmax(scale q k^T) v per query row and head, with keys in at most two runs of rows (nn_spans). Never stores
 // scores. Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv 2205.14135.
-// Args: attention_args (args/attention.h). Constants: 1 = head_dim.
-// Dispatch: ceil(rows * group / SUBGROUP) * kv_heads groups of one subgroup.
+// Args: attention_args (args/attention.h). Constants: 1 = head_dim, 2 = pairs a lane (U).
+// Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
-// One lane is one (row, head) pair; all lanes of a group share the kv head. Keys come in blocks of ATTENTION_BLOCK by
-// the query's own key number. Each turn takes the block that the first waiting lane needs, the lanes load one key of it
-// each, and all lanes that need exactly these rows as exactly this block take part. So rows of one sequence, and
-// completions in their shared prompt, share the loads; a lane whose keys lie elsewhere takes its own turns.
+// One lane works on U (row, head) pairs; all lanes of a group share the kv head. Keys come in blocks of ATTENTION_BLOCK by
+// the query's own key number. Each turn takes the block that the first waiting pair needs, the lanes load one key of it
+// each, and all pairs that need exactly these rows as exactly this block take part. So rows of one sequence, and
+// completions in their shared prompt, share the loads; a pair whose keys lie elsewhere takes its own turns.
 //
 // Sum: q.k over d ascending; values over keys ascending, rescaled once a block when the maximum grows; no sum crosses
-// lanes. What a lane computes depends on its own keys in their order alone: not on the rows beside it, on where the
-// keys lie, or on the split into prefix and own run. Keys beyond a lane's count never touch it, even if not finite.
+// lanes. What a pair gets depends on its own keys in their order alone: not on the rows beside it, on where the keys
+// lie, on U, or on the split into prefix and own run. Keys beyond a pair's count never touch it, even if not finite.
 // All-zero args: no pairs, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -23,28 +23,34 @@ layout(push_constant, scalar) uniform Args { attention_args p; };
 
 void main()
 {
-    uint pairs = p.rows * p.group, tiles = (pairs + SUBGROUP - 1) / SUBGROUP;
+    uint pairs = p.rows * p.group, tiles = (pairs + U * SUBGROUP - 1) / (U * SUBGROUP);
     if (tiles == 0 || group_index() >= tiles * p.kv_heads)
         return;
-    uint kv = group_index() % p.kv_heads;
-    uint pair = group_index() / p.kv_heads * SUBGROUP + gl_SubgroupInvocationID;
-    bool mine = pair < pairs;
-    uint row = min(pair, pairs - 1) / p.group, head = kv * p.group + min(pair, pairs - 1) % p.group;
-    uvec4 span = U32x4(p.queries).v[row];
-    uint count = mine ? span.y + span.w : 0;
+    uint kv = group_index() % p.kv_heads, first = group_index() / p.kv_heads * (U * SUBGROUP);
 
-    float q[D], acc[D];
-    [[unroll]] for (uint d = 0; d < D; d++) {
-        q[d] = F32(p.q).v[row * p.q_stride + head * D + d] * p.scale;
-        acc[d] = 0;
+    uint row[U], head[U], count[U], next[U];
+    uvec4 span[U];
+    float q[U][D], acc[U][D], top[U], sum[U];
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        uint pair = first + u * SUBGROUP + gl_SubgroupInvocationID, safe = min(pair, pairs - 1);
+        row[u] = safe / p.group;
+        head[u] = kv * p.group + safe % p.group;
+        span[u] = U32x4(p.queries).v[row[u]];
+        count[u] = pair < pairs ? span[u].y + span[u].w : 0;
+        next[u] = 0;
+        top[u] = MINUS_INFINITY;
+        sum[u] = 0;
+        [[unroll]] for (uint d = 0; d < D; d++) {
+            q[u][d] = F32(p.q).v[row[u] * p.q_stride + head[u] * D + d] * p.scale;
+            acc[u][d] = 0;
+        }
     }
-    float top = MINUS_INFINITY, sum = 0;
-    uint next = 0;
     bool waiting;
     do {
         uint turns = 0;
         do {
-            key_block b = meet(span, count, next);
+            uint visible[U];
+            key_block b = meet(span, count, next, visible);
             float k[PER][D], v[PER][D], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
                 uint j = b.first + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;
@@ -60,7 +66,7 @@ void main()
                         v[n][d] = F32(p.v).v[at + d];
                     }
                 }
-                // A value that is not finite must reach the lanes that see its key, and no other: 0 * it is NaN. So the
+                // A value that is not finite must reach the pairs that see its key, and no other: 0 * it is NaN. So the
                 // weight of the key becomes NaN for those who see it, and the value 0.
                 [[unroll]] for (uint d = 0; d < D; d++) {
                     bool fine = is_finite(v[n][d]);
@@ -68,42 +74,53 @@ void main()
                     v[n][d] = fine ? v[n][d] : 0;
                 }
             }
-            float s[ATTENTION_BLOCK];
-            [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++)
-                s[j] = 0;
-            [[unroll]] for (uint d = 0; d < D; d++)
+            float s[U][ATTENTION_BLOCK], fade[U];
+            [[unroll]] for (uint u = 0; u < U; u++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++)
-                    s[j] = fma(q[d], subgroupShuffle(k[j / LOADERS][d], j % LOADERS), s[j]);
-            float peak = top;
-            [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++)
-                peak = max(peak, next + j < b.visible ? s[j] : MINUS_INFINITY);
-            float fade = peak == top ? 1 : exp2(top - peak);
-            sum *= fade;
-            [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                float w = exp2(s[j] - peak) + subgroupShuffle(broken[j / LOADERS], j % LOADERS);
-                s[j] = next + j < b.visible ? w : 0;
-                sum += s[j];
+                    s[u][j] = 0;
+            [[unroll]] for (uint d = 0; d < D; d++)
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    float x = subgroupBroadcast(k[j / LOADERS][d], j % LOADERS);
+                    [[unroll]] for (uint u = 0; u < U; u++)
+                        s[u][j] = fma(q[u][d], x, s[u][j]);
+                }
+            [[unroll]] for (uint u = 0; u < U; u++) {
+                float peak = top[u];
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++)
+                    peak = max(peak, next[u] + j < visible[u] ? s[u][j] : MINUS_INFINITY);
+                fade[u] = peak == top[u] ? 1 : exp2(top[u] - peak);
+                sum[u] *= fade[u];
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    float w = exp2(s[u][j] - peak) + subgroupBroadcast(broken[j / LOADERS], j % LOADERS);
+                    s[u][j] = next[u] + j < visible[u] ? w : 0;
+                    sum[u] += s[u][j];
+                }
+                top[u] = peak;
+                next[u] += visible[u] != 0 ? ATTENTION_BLOCK : 0;
             }
             [[unroll]] for (uint d = 0; d < D; d++) {
-                float x = acc[d] * fade;
-                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++)
-                    x = fma(s[j], subgroupShuffle(v[j / LOADERS][d], j % LOADERS), x);
-                acc[d] = x;
+                [[unroll]] for (uint u = 0; u < U; u++)
+                    acc[u][d] *= fade[u];
+                [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
+                    float x = subgroupBroadcast(v[j / LOADERS][d], j % LOADERS);
+                    [[unroll]] for (uint u = 0; u < U; u++)
+                        acc[u][d] = fma(s[u][j], x, acc[u][d]);
+                }
             }
-            top = peak;
-            next += b.taken ? ATTENTION_BLOCK : 0;
-            waiting = subgroupBallot(next < count) != uvec4(0);
+            waiting = any_waits(count, next);
             turns++;
         } while (waiting && turns < 32768);
     } while (waiting);
 
-    if (mine) {
-        float share = sum == 0 ? 0 : 1 / sum; // no keys: zeros
-        [[unroll]] for (uint d = 0; d < D; d++) {
-            precise float x = acc[d] * share + 0.0; // -0 becomes 0: its sign could depend on turns without effect
-            F32(p.o).v[row * p.o_stride + head * D + d] = x;
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        if (first + u * SUBGROUP + gl_SubgroupInvocationID < pairs) {
+            float share = sum[u] == 0 ? 0 : 1 / sum[u]; // no keys: zeros
+            [[unroll]] for (uint d = 0; d < D; d++) {
+                precise float x = acc[u][d] * share + 0.0; // -0 becomes 0: its sign could depend on idle turns
+                F32(p.o).v[row[u] * p.o_stride + head[u] * D + d] = x;
+            }
+            if (has_address(p.lse))
+                F32(p.lse).v[row[u] * p.kv_heads * p.group + head[u]] = count[u] == 0 ? 0 : top[u] + log2(sum[u]);
         }
-        if (has_address(p.lse))
-            F32(p.lse).v[row * p.kv_heads * p.group + head] = count == 0 ? 0 : top + log2(sum);
     }
 }

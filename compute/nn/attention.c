@@ -3,8 +3,6 @@
 #include "compute/base/check.h"
 #include "shaders/args/attention.h"
 
-#include <math.h>
-
 // What the backward pass needs; qkv is the rotated one.
 struct attention_step {
     struct tensor qkv, out, lse;
@@ -20,18 +18,32 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
     return tensor_column_part(qkv, first_head * h->head_dim, heads * h->head_dim);
 }
 
-// Groups of one subgroup whose lanes are `items`, once a kv head.
-static uint64_t groups_of(struct tape *t, uint64_t items, const struct nn_heads *h)
+// Specialisation constants: head_dim and how many items a lane works on. Two share the loads of keys where neighbouring
+// rows mostly see the same ones: 1.1 to 1.35 times faster on lavapipe. Rows that decode each have keys of their own (two
+// are 0.7 times as fast), and short windows leave nothing to share. No bits depend on it.
+struct shape {
+    uint32_t head_dim, items;
+};
+
+static struct shape shape_of(const struct attention_step *s, bool pool)
 {
-    uint32_t lanes = gpu_device_caps(tape_device(t))->subgroup_size;
-    return (items + lanes - 1) / lanes * h->kv_heads;
+    bool long_rows = s->spans.pairs >= 16.0 * tensor_rows(s->qkv);
+    return (struct shape){s->heads.head_dim, !pool && long_rows ? 2 : 1};
 }
 
-static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v)
+// Groups of one subgroup for so many (row, head) pairs or key rows, once a kv head.
+static uint64_t groups_of(struct tape *t, uint64_t count, const struct shape *shape, const struct nn_heads *h)
+{
+    uint64_t tile = (uint64_t)gpu_device_caps(tape_device(t))->subgroup_size * shape->items;
+    return (count + tile - 1) / tile * h->kv_heads;
+}
+
+static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v, bool pool)
 {
     const struct nn_heads *h = &s->heads;
     uint32_t rows = tensor_rows(s->qkv), group = h->heads / h->kv_heads;
     struct tensor q = columns(s->qkv, h, 0, h->heads);
+    struct shape shape = shape_of(s, pool);
     struct attention_args args = {
         .q = q.span.address,
         .k = k.span.address,
@@ -48,19 +60,23 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
         .scale = h->scale * log2_e,
     };
     struct gpu_use uses[] = {
-        tensor_use(q, GPU_READ),     tensor_use(k, GPU_READ),       tensor_use(v, GPU_READ),
-        tensor_use(s->spans.query, GPU_READ), tensor_use(s->out, GPU_WRITE), tensor_use(s->lse, GPU_WRITE),
+        tensor_use(q, GPU_READ),
+        tensor_use(k, GPU_READ),
+        tensor_use(v, GPU_READ),
+        tensor_use(s->spans.query, GPU_READ),
+        tensor_use(s->out, GPU_WRITE),
+        tensor_use(s->lse, GPU_WRITE),
     };
     double width = (double)h->heads * h->head_dim;
     gpu_dispatch(tape_device(t), KERNEL_ATTENTION_FWD,
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,
-                     .constants = &h->head_dim,
-                     .constant_count = 1,
+                     .constants = &shape.head_dim,
+                     .constant_count = 2,
                      .uses = uses,
                      .use_count = s->lse.span.address ? 6 : 5,
-                     .groups = groups_of(t, (uint64_t)rows * group, h),
+                     .groups = groups_of(t, (uint64_t)rows * group, &shape, h),
                      .flops = 4 * s->spans.pairs * width,
                      .bytes = 8.0 * rows * width + s->spans.pairs * width, // a block of keys serves about 8 rows
                      .label = "attention",
@@ -101,19 +117,24 @@ static void backward(struct tape *t, const void *data)
     // The two kernels write different columns of g, but their address ranges overlap: they run one after the other
     // anyway, since the second reads delta.
     struct gpu_use uses[] = {
-        tensor_use(s->qkv, GPU_READ),  tensor_use(s->spans.query, GPU_READ), tensor_use(go, GPU_READ),
-        tensor_use(s->lse, GPU_READ),  tensor_use(delta, GPU_WRITE),         tensor_use(g, fresh ? GPU_WRITE : GPU_READ_WRITE),
+        tensor_use(s->qkv, GPU_READ),
+        tensor_use(s->spans.query, GPU_READ),
+        tensor_use(go, GPU_READ),
+        tensor_use(s->lse, GPU_READ),
+        tensor_use(delta, GPU_WRITE),
+        tensor_use(g, fresh ? GPU_WRITE : GPU_READ_WRITE),
         tensor_use(s->out, GPU_READ),
     };
     double width = (double)h->heads * h->head_dim;
+    struct shape shape = shape_of(s, false);
     struct gpu_dispatch d = {
         .args = &args,
         .args_bytes = sizeof args,
-        .constants = &h->head_dim,
-        .constant_count = 1,
+        .constants = &shape.head_dim,
+        .constant_count = 2,
         .uses = uses,
         .use_count = VIREO_COUNT(uses),
-        .groups = groups_of(t, (uint64_t)rows * group, h),
+        .groups = groups_of(t, (uint64_t)rows * group, &shape, h),
         .flops = 6 * s->spans.pairs * width,
         .bytes = 16.0 * rows * width + s->spans.pairs * width,
         .label = "attention.backward_query",
@@ -125,7 +146,7 @@ static void backward(struct tape *t, const void *data)
     uses[4].access = GPU_READ;
     uses[5].access = GPU_READ_WRITE; // its columns stand beside those of the first
     d.use_count = VIREO_COUNT(uses) - 1;
-    d.groups = groups_of(t, rows, h);
+    d.groups = groups_of(t, rows, &shape, h);
     d.flops = 8 * s->spans.pairs * width;
     d.label = "attention.backward_key";
     gpu_dispatch(tape_device(t), KERNEL_ATTENTION_BWD_KEY, &d);
@@ -168,7 +189,7 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
         return s.out;
     }
     if (rows > 0)
-        forward(t, &s, k, v);
+        forward(t, &s, k, v, kv != NULL);
     if (grad) {
         vireo_assert(spans->key.span.address && spans->key.dtype == DTYPE_U32 && spans->key.stride == 2 &&
                      tensor_rows(spans->key) >= rows);

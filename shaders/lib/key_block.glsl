@@ -4,6 +4,7 @@
 #define KEY_BLOCK_GLSL
 
 layout(constant_id = 1) const uint D = 16; // head_dim
+layout(constant_id = 2) const uint U = 1;  // items a lane: more share the loads and broadcasts; no bits change
 
 // A block of ATTENTION_BLOCK keys is loaded by LOADERS lanes, PER keys each: key j by lane j % LOADERS as its j / LOADERS.
 const uint LOADERS = SUBGROUP < ATTENTION_BLOCK ? SUBGROUP : ATTENTION_BLOCK;
@@ -22,8 +23,6 @@ bool is_finite(float x)
 struct key_block {
     uint first, end; // key numbers: the block starts at first; from `end` on nobody who takes part sees a key
     uint prefix_count, prefix_base, own_base; // key j is row j + (j < prefix_count ? prefix_base : own_base)
-    bool taken;      // this lane takes part
-    uint visible;    // keys this lane sees: its count when it takes part, else 0
 };
 
 uint key_row(key_block b, uint j)
@@ -38,29 +37,50 @@ uint subgroup_max(uint x)
     return x;
 }
 
-// `span`: prefix_first, prefix_count, own_first, own_count of this lane; `count` its keys; `next` the first key it has
-// not seen. Without any waiting lane an empty block is returned.
-key_block meet(uvec4 span, uint count, uint next)
+// For each item of this lane `span`: prefix_first, prefix_count, own_first, own_count; `count` its keys; `next` the first
+// key it has not seen. `visible`: the keys an item sees, which is its count when it takes part, else 0. Without any waiting
+// item an empty block is returned.
+key_block meet(uvec4 span[U], uint count[U], uint next[U], out uint visible[U])
 {
-    // The mapping of my next block: two blocks with equal words are the same rows as the same keys. A block wholly in
-    // one run has a split of 0 or of all ones and one base only.
-    bool all_prefix = next + ATTENTION_BLOCK <= span.y, all_own = next >= span.y;
-    uint split = all_prefix || all_own ? 0 : span.y;
-    uint own_base = all_prefix ? span.x : span.z - span.y;
-    uint prefix_base = split == 0 ? 0 : span.x;
-
-    uvec4 waiting = subgroupBallot(next < count);
-    uint leader = (waiting.x | waiting.y) == 0 ? 0 : subgroupBallotFindLSB(waiting);
+    // The mapping of an item's next block: two blocks with equal words are the same rows as the same keys. A block
+    // wholly in one run has no split and one base.
+    uint split[U], prefix_base[U], own_base[U];
     key_block b;
-    b.first = subgroupShuffle(next, leader);
-    b.prefix_count = subgroupShuffle(split, leader);
-    b.prefix_base = subgroupShuffle(prefix_base, leader);
-    b.own_base = subgroupShuffle(own_base, leader);
-    b.taken = next < count && next == b.first && split == b.prefix_count && prefix_base == b.prefix_base &&
-              own_base == b.own_base;
-    b.visible = b.taken ? count : 0;
-    b.end = subgroup_max(b.visible);
+    b.first = b.prefix_count = b.prefix_base = b.own_base = 0;
+    [[unroll]] for (uint i = 0; i < U; i++) {
+        uint u = U - 1 - i; // the first waiting item wins
+        bool all_prefix = next[u] + ATTENTION_BLOCK <= span[u].y, all_own = next[u] >= span[u].y;
+        split[u] = all_prefix || all_own ? 0 : span[u].y;
+        own_base[u] = all_prefix ? span[u].x : span[u].z - span[u].y;
+        prefix_base[u] = split[u] == 0 ? 0 : span[u].x;
+
+        uvec4 waiting = subgroupBallot(next[u] < count[u]);
+        bool any = waiting != uvec4(0);
+        uint leader = any ? subgroupBallotFindLSB(waiting) : 0;
+        uvec4 found = uvec4(subgroupShuffle(next[u], leader), subgroupShuffle(split[u], leader),
+                            subgroupShuffle(prefix_base[u], leader), subgroupShuffle(own_base[u], leader));
+        b.first = any ? found.x : b.first;
+        b.prefix_count = any ? found.y : b.prefix_count;
+        b.prefix_base = any ? found.z : b.prefix_base;
+        b.own_base = any ? found.w : b.own_base;
+    }
+    uint end = 0;
+    [[unroll]] for (uint u = 0; u < U; u++) {
+        bool same = next[u] == b.first && split[u] == b.prefix_count && prefix_base[u] == b.prefix_base &&
+                    own_base[u] == b.own_base;
+        visible[u] = same && next[u] < count[u] ? count[u] : 0;
+        end = max(end, visible[u]);
+    }
+    b.end = subgroup_max(end);
     return b;
+}
+
+bool any_waits(uint count[U], uint next[U])
+{
+    bool waits = false;
+    [[unroll]] for (uint u = 0; u < U; u++)
+        waits = waits || next[u] < count[u];
+    return subgroupBallot(waits) != uvec4(0);
 }
 
 #endif
