@@ -80,13 +80,15 @@ struct jobs {
     struct jobs_params p;
     pthread_t thread;
     int wake[2]; // self-pipe
-    pthread_mutex_t lock; // guards commands, stopping, next_id, and the snapshot; rank 5: nothing is taken under it
+    pthread_mutex_t lock; // guards commands, stopping, next_id, the snapshot, evaluation_*; rank 5: nothing is taken under it
     pthread_cond_t command_done;
     struct command *commands, **commands_tail;
     bool stopping, running;
     uint64_t next_id;
     json_t *snapshot;       // of workers, for other threads: {"models": {name: {...}}, "devices": [...]}
     char snapshot_ready[256]; // "" or what is missing
+    char evaluation_id[64];   // the one that runs, and how far it is
+    double evaluation_share;
     // Supervisor thread only.
     struct child *children;
     struct run *runs[3]; // by kind
