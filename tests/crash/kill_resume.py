@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """kill_resume.py BUILD [TRIALS]: a job killed at any point and resumed gives the same bytes as one never interrupted.
 
-Runs the quick SFT and GRPO jobs (tests/crash/make_quick.c) once undisturbed, once more with the same seed, then TRIALS
-times (default 20, half each) killed: at named points of writing a checkpoint (write, fsync, rename, commit) and of
+Runs the quick SFT and GRPO jobs (tests/crash/make_quick.c) once undisturbed, once more with the same seed, once in each
+debug mode of the GPU recorder (a full barrier after every dispatch; independent dispatches in random order), then TRIALS times (default 20, half each) killed: at named points of writing a checkpoint (write, fsync, rename, commit) and of
 writing files, and by SIGKILL at random moments. Compared byte for byte: the metrics of every step without clock
 readings, and the weights of the finished model. Last line: `N passed, N failed`.
 """
@@ -20,9 +20,11 @@ POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoi
           "file.rename", "gpu.submit"]
 
 
-def run(build, spec, metrics, fault=None, kill_after=None):
+def run(build, spec, metrics, fault=None, kill_after=None, debug=None):
     """One attempt. Returns True when the job finished."""
     env = dict(os.environ, VIREO_LOG="error")
+    if debug:
+        env["VIREO_GPU_DEBUG"] = debug
     env.pop("VIREO_FAULT", None)
     if fault:
         env["VIREO_FAULT"] = fault
@@ -87,6 +89,10 @@ def main():
             fresh(spec, metrics)
             run(build, spec, metrics)
             verdict(f"{job}: same seed, same bytes", outcome(spec, metrics) == want)
+            for mode in ("barriers", "shuffle=7"):
+                fresh(spec, metrics)
+                run(build, spec, metrics, debug=mode)
+                verdict(f"{job}: recorder's debug mode {mode}, same bytes", outcome(spec, metrics) == want)
             kills = 0
             for trial in range(trials // 2):
                 fresh(spec, metrics)
