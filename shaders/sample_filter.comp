@@ -56,8 +56,8 @@ uvec3 row_counts(uint base, uint at, uint step)
     return uvec3(subgroupAdd(count.x), subgroupAdd(count.y), subgroupAdd(count.z));
 }
 
-// The same for sums of exp((x - most) * inverse) over keys that are also >= `least`.
-vec3 row_masses(uint base, uint at, uint step, uint least, float most, float inverse)
+// The same for sums of exp((x - most) * inverse).
+vec3 row_masses(uint base, uint at, uint step, float most, float inverse)
 {
     vec3 mass = vec3(0);
     for (uint first = 0; first < p.columns; first += SOFTMAX_BLOCK) {
@@ -72,7 +72,7 @@ vec3 row_masses(uint base, uint at, uint step, uint least, float most, float inv
                 if (lane_has_partials() && i < end) {
                     float x = F32(p.logits).v[base + i];
                     uint k = ordered(x);
-                    float e = k >= least ? softmax_exp((x - most) * inverse) : 0;
+                    float e = softmax_exp((x - most) * inverse);
                     a[j] += k >= at + step ? e : 0;
                     b[j] += k >= at + 2 * step ? e : 0;
                     c[j] += k >= at + 3 * step ? e : 0;
@@ -109,11 +109,11 @@ void main()
         float most = row_max(base);
         if (by_p) {
             float inverse = inverse_temperature(s.temperature);
-            // A step of 0 counts all that top-k left.
-            float wanted = max(s.top_p, 0.0) * row_masses(base, least, 0, least, most, inverse).x;
+            // A step of 0 counts all that top-k left. It is at least what is wanted, so the search ends at or above it.
+            float wanted = max(s.top_p, 0.0) * row_masses(base, least, 0, most, inverse).x;
             uint at = 0;
             for (int bit = 30; bit >= 0; bit -= 2) {
-                vec3 m = row_masses(base, at, 1u << bit, least, most, inverse);
+                vec3 m = row_masses(base, at, 1u << bit, most, inverse);
                 uint digit = m.z > 0 && m.z >= wanted ? 3 : m.y > 0 && m.y >= wanted ? 2
                     : m.x > 0 && m.x >= wanted ? 1 : 0;
                 at += digit << bit;
