@@ -99,8 +99,8 @@ def main():
                 attempts = 0
                 if trial < len(POINTS):
                     # A quick job commits three checkpoints; writes and submits are many.
-                most = 3 if POINTS[trial] in ("checkpoint.rename", "checkpoint.commit", "file.rename") else 12
-                fault = f"kill:{POINTS[trial]}:{rng.randint(1, most)}"
+                    most = 3 if POINTS[trial] in ("checkpoint.rename", "checkpoint.commit", "file.rename") else 12
+                    fault = f"kill:{POINTS[trial]}:{rng.randint(1, most)}"
                     how = fault
                     finished = run(build, spec, metrics, fault=fault)
                 else:
