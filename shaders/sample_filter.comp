@@ -6,7 +6,7 @@
 //   top-k: the largest key with count(>= key) >= k.
 //   top-p: among those, the largest key with mass(>= key) >= p * mass: then the mass above a kept token is < p.
 //   min-p: logit >= max + temperature * log(min_p).
-// Args: sample_filter_args (args/sample_steps.h). Dispatch: rows groups of one subgroup; a row without filters is quick.
+// Args: sample_filter_args (args/sample_steps.h). Dispatch: rows groups of one subgroup.
 // Sum: counts are exact; masses by 32 strided partials and a tree within blocks of SOFTMAX_BLOCK, blocks in order; a
 // sum of the same order over fewer terms is never larger, so the search is consistent.
 // Variants: f32. All-zero args: no row, nothing is touched. Source: transformers, logits_process.py.

@@ -16,7 +16,8 @@ uint32_t nn_softmax_blocks(uint32_t columns)
 
 struct tensor nn_softmax_new(struct tape *t, uint32_t rows, uint32_t columns)
 {
-    return tape_new(t, DTYPE_U32, rows, nn_softmax_blocks(columns) * (uint32_t)(sizeof(struct softmax_block) / 4), false);
+    const uint32_t words = sizeof(struct softmax_block) / 4;
+    return tape_new(t, DTYPE_U32, rows, nn_softmax_blocks(columns) * words, false);
 }
 
 static uint64_t address_of(struct nn_temperature x)
@@ -110,7 +111,8 @@ static struct tensor head_logits(struct tape *t, const struct weight *head, stru
 }
 
 // logits -> g (onehot - p) / temperature, in place.
-static void to_gradient(struct tape *t, const struct head_step *s, struct tensor logits, uint32_t first, struct tensor g)
+static void to_gradient(struct tape *t, const struct head_step *s, struct tensor logits, uint32_t first,
+                        struct tensor g)
 {
     const uint32_t rows = tensor_rows(logits), columns = tensor_columns(logits);
     struct tensor targets = tensor_row_part(s->targets, first, rows), mine = tensor_row_part(g, first, rows);
@@ -172,8 +174,8 @@ struct nn_logprob nn_logprob(struct tape *t, struct tensor x, const struct weigh
 {
     const uint32_t rows = tensor_rows(x), vocabulary = tensor_rows(head->value);
     const uint32_t chunk = VIREO_MIN(chunk_rows(vocabulary), rows);
-    const bool grad = tape_takes_gradients(t) &&
-                      (tape_wants_grad(t, x) || head->grad.span.address || (head->bias && head->bias->grad.span.address));
+    const bool trained = head->grad.span.address || (head->bias && head->bias->grad.span.address);
+    const bool grad = tape_takes_gradients(t) && (tape_wants_grad(t, x) || trained);
     struct nn_logprob out = {
         .logprob = tape_new(t, DTYPE_F32, rows, 1, grad),
         .entropy = tape_new(t, DTYPE_F32, rows, 1, false),

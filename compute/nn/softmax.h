@@ -1,4 +1,4 @@
-// The statistics of log-softmax that nn_logprob and nn_sample share, kernel for kernel, so that both give the same bits.
+// The statistics of log-softmax that nn_logprob and nn_sample share, kernel for kernel: same bits.
 // Nothing outside compute/nn includes it.
 #ifndef VIREO_NN_SOFTMAX_H
 #define VIREO_NN_SOFTMAX_H

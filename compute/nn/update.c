@@ -52,8 +52,9 @@ static struct ranges join(struct gpu_use *list, size_t count)
         if (list[i].address == 0)
             continue;
         if (used > 0 && list[i].address <= ((list[used - 1].address + list[used - 1].bytes + 255) & ~(uint64_t)255)) {
-            const uint64_t end = VIREO_MAX(list[used - 1].address + list[used - 1].bytes, list[i].address + list[i].bytes);
-            list[used - 1].bytes = end - list[used - 1].address;
+            struct gpu_use *last = &list[used - 1];
+            const uint64_t end = VIREO_MAX(last->address + last->bytes, list[i].address + list[i].bytes);
+            last->bytes = end - last->address;
         } else {
             list[used++] = list[i];
         }

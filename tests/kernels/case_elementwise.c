@@ -113,7 +113,9 @@ static void views_are_honoured(void **state)
 
 static float rounded(float x, enum dtype type)
 {
-    return type == DTYPE_BF16 ? bf16_to_float(float_to_bf16(x)) : type == DTYPE_F16 ? fp16_to_float(float_to_fp16(x)) : x;
+    if (type == DTYPE_BF16)
+        return bf16_to_float(float_to_bf16(x));
+    return type == DTYPE_F16 ? fp16_to_float(float_to_fp16(x)) : x;
 }
 
 static void converts(void **state)

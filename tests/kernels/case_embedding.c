@@ -38,7 +38,8 @@ static void embeds(enum dtype type, uint32_t columns)
     int32_t source[TOKENS];
     make_source(source);
     const size_t n = (size_t)TOKENS * columns;
-    float *table = test_random((size_t)VOCABULARY * columns, 1, 1), *images = test_random((size_t)IMAGE_ROWS * columns, 2, 1);
+    float *table = test_random((size_t)VOCABULARY * columns, 1, 1);
+    float *images = test_random((size_t)IMAGE_ROWS * columns, 2, 1);
     float *g = test_random(n, 3, 1), *want = test_alloc(n, sizeof *want);
     double *dtable = test_alloc((size_t)VOCABULARY * columns, sizeof *dtable);
     double *dimages = test_alloc((size_t)IMAGE_ROWS * columns, sizeof *dimages);

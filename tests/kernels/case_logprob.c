@@ -165,7 +165,8 @@ static void rows_do_not_depend_on_the_batch(void **state)
     struct nn_logprob all = nn_logprob(t, leaf, &head, test_tensor_u32(ROWS, 1, target), 0.9f);
     REQUIRE_OK(tape_backward(t, all.logprob, test_tensor(DTYPE_F32, ROWS, 1, g), &err));
     bool fresh;
-    float *logprob = test_fetch(all.logprob), *entropy = test_fetch(all.entropy), *dx = test_fetch(tape_grad(t, leaf, &fresh));
+    float *logprob = test_fetch(all.logprob), *entropy = test_fetch(all.entropy);
+    float *dx = test_fetch(tape_grad(t, leaf, &fresh));
     test_tape_end(&t);
     static const uint32_t parts[][2] = {{0, 1}, {1023, 3}, {1029, 1}, {500, 37}};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)

@@ -23,7 +23,8 @@ static void norm_row(const double *x, const double *w, uint32_t columns, double 
 }
 
 // Adds to dx and dw.
-static void norm_row_backward(const double *x, const double *w, const double *g, uint32_t columns, double *dx, double *dw)
+static void norm_row_backward(const double *x, const double *w, const double *g, uint32_t columns, double *dx,
+                              double *dw)
 {
     double sum = 0, mean = 0;
     for (uint32_t c = 0; c < columns; c++)

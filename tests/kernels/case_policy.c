@@ -64,8 +64,8 @@ static void bounds(void **state)
     const float advantage[] = {1, -1, 1, -1, 1, -1, 0, 0}, weight[] = {1, 1, 1, 1, 1, 1, 1, 2};
     const double w = exp(0.5), u = exp(-0.5), want[] = {-1, 1, 0, w, -u, 0, 0, 0};
     struct tape *t = test_tape(false);
-    struct nn_policy out = nn_policy_loss(t, column(logprob, 8), column(old, 8), (struct tensor){0}, column(advantage, 8),
-                                          column(weight, 8), &(struct nn_policy_params){0});
+    struct nn_policy out = nn_policy_loss(t, column(logprob, 8), column(old, 8), (struct tensor){0},
+                                          column(advantage, 8), column(weight, 8), &(struct nn_policy_params){0});
     float got[8];
     test_read(out.grad, got);
     test_near("slope at the bounds", got, want, 8, 1e-6);
@@ -141,8 +141,8 @@ static void golden_batch(void **state)
             }
         }
         struct tape *t = test_tape(false);
-        struct nn_policy out = nn_policy_loss(t, column(logprob, N), column(old, N), column(ref, N), column(advantage, N),
-                                              column(weight, N), &p);
+        struct nn_policy out = nn_policy_loss(t, column(logprob, N), column(old, N), column(ref, N),
+                                              column(advantage, N), column(weight, N), &p);
         test_read(out.loss, got);
         double sum = 0;
         for (int i = 0; i < N; i++) {

@@ -5,7 +5,8 @@
 #include "compute/base/philox.h"
 #include "compute/checkpoint/safetensors.h"
 
-static const struct sample_row plain = {.temperature = 1, .top_p = 1, .logprob_temperature = 1, .seed_low = 7, .seed_high = 9};
+static const struct sample_row plain = {
+    .temperature = 1, .top_p = 1, .logprob_temperature = 1, .seed_low = 7, .seed_high = 9};
 
 static struct tensor settings(struct tape *t, const struct sample_row *rows, uint32_t n)
 {
@@ -180,13 +181,14 @@ static void ties_of_top_k_are_kept(void **state)
 {
     (void)state;
     const float logits[] = {1, 5, 3, 5, 3, 3, -2, 4};
-    const struct sample_row rows[] = {{.temperature = 1, .top_p = 1, .top_k = 1}, {.temperature = 1, .top_p = 1, .top_k = 4}};
+    const struct sample_row rows[] = {{.temperature = 1, .top_p = 1, .top_k = 1},
+                                      {.temperature = 1, .top_p = 1, .top_k = 4}};
     float both[16], got[16];
     memcpy(both, logits, sizeof logits);
     memcpy(both + 8, logits, sizeof logits);
     struct tape *t = test_tape(false);
-    test_read(nn_sample_probabilities(t, test_tensor(DTYPE_F32, 2, 8, both), settings(t, rows, 2), (struct tensor){0}, NULL),
-              got);
+    struct tensor in = test_tensor(DTYPE_F32, 2, 8, both);
+    test_read(nn_sample_probabilities(t, in, settings(t, rows, 2), (struct tensor){0}, NULL), got);
     const bool one[] = {0, 1, 0, 1, 0, 0, 0, 0}, four[] = {0, 1, 1, 1, 1, 1, 0, 1};
     for (int i = 0; i < 8; i++) {
         REQUIRE_INT(got[i] > 0, one[i]);
@@ -381,14 +383,14 @@ static void same_bits_as_nn_logprob(void **state)
             struct weight head = test_weight(DTYPE_F32, V, C, w, true);
             struct tape *t = test_tape(false);
             struct tensor off = test_tensor_u32(1, 1, banned);
-            struct nn_sampled s =
-                nn_sample(t, nn_linear(t, test_tensor(DTYPE_F32, ROWS, C, x), &head), settings(t, rows, ROWS), off, NULL);
+            struct tensor logits = nn_linear(t, test_tensor(DTYPE_F32, ROWS, C, x), &head);
+            struct nn_sampled s = nn_sample(t, logits, settings(t, rows, ROWS), off, NULL);
             test_read_u32(s.token, token);
             test_read(s.logprob, drawn);
             float *entropy = test_fetch(s.entropy);
             // Alone, the row draws the same token with the same bits.
-            struct nn_sampled alone =
-                nn_sample(t, nn_linear(t, test_tensor(DTYPE_F32, 1, C, x + 7 * C), &head), settings(t, rows + 7, 1), off, NULL);
+            logits = nn_linear(t, test_tensor(DTYPE_F32, 1, C, x + 7 * C), &head);
+            struct nn_sampled alone = nn_sample(t, logits, settings(t, rows + 7, 1), off, NULL);
             test_read_u32(alone.token, &one_token);
             REQUIRE_INT(one_token, token[7]);
             test_read(alone.logprob, trained);
