@@ -15,6 +15,7 @@ static const struct bench {
     bool (*run)(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 } benches[] = {
     {"gemm", "matrix products", bench_gemm},
+    {"attention", "attention, forward and backward", bench_attention},
     {"grpo", "whole GRPO steps: needs --config with a model", bench_grpo},
     {"sft", "whole SFT steps: needs --config with a model", bench_sft},
 };
