@@ -96,7 +96,8 @@ int main(int argc, char **argv)
         }
         fprintf(out, "const struct embedded_file %s[] = {\n", argv[2]);
         for (int i = 5; i < argc; i++) {
-            fprintf(out, "    {\"%s\", \"%s\", ETAG_%d, file_%d, SIZE_%d},\n", below(argv[i], argv[4]), type_of(argv[i]), i,
+            fprintf(out, "    {\"%s\", \"%s\", ETAG_%d, file_%d, SIZE_%d},\n", below(argv[i], argv[4]),
+                    type_of(argv[i]), i,
                     i, i);
         }
         fprintf(out, "    {0},\n};\n");

@@ -69,7 +69,8 @@ json_t *api_key(const struct store_key *k)
 
 json_t *api_event(const struct store_event *e)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:o}", "id", e->id, "object", "fine_tuning.job.event", "created_at",
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:o}", "id", e->id, "object", "fine_tuning.job.event",
+                     "created_at",
                      (json_int_t)e->created_at, "level", e->level, "type", e->type, "message", e->message, "data",
                      e->data ? api_parse(e->data) : json_null());
 }
@@ -95,7 +96,8 @@ json_t *api_group(const struct store_group *g)
         json_object_set_new(sample, "id", json_string(g->samples[i].id));
         json_array_append_new(samples, sample);
     }
-    json_t *fixed = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:f, s:f, s:I, s:o}", "id", g->id, "object", "vireo.group",
+    json_t *fixed = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:f, s:f, s:I, s:o}", "id", g->id, "object",
+                              "vireo.group",
                               "job_id", g->job_id, "step", (json_int_t)g->step, "index", (json_int_t)g->index, "row_id",
                               g->row_id, "reward_mean", g->reward_mean, "reward_std", g->reward_std, "created_at",
                               (json_int_t)g->created_at, "samples", samples);

@@ -1,4 +1,5 @@
-// Bodies while they arrive: JSON into memory, form parts and raw bodies into temporary files that are hashed on the way.
+// Bodies while they arrive: JSON into memory, form parts and raw bodies into temporary files that are hashed on the
+// way.
 #include "compute/base/fault.h"
 #include "compute/base/json.h"
 #include "server/http/internal.h"

@@ -90,7 +90,8 @@ bool request_query_integer(const struct request *req, const char *name, int64_t 
     long long value = strtoll(text, &end, 10);
     bool digits = text[0] && strspn(text, "-0123456789") == strlen(text) && strlen(text) <= 18;
     if (!digits || *end || value < min || value > max)
-        return vireo_fail_param(err, name, "Invalid value for '%s': expected an integer from %lld to %lld, got '%.40s'.",
+        return vireo_fail_param(err, name, "Invalid value for '%s': expected an integer from %lld to %lld, got "
+                                "'%.40s'.",
                                 name, (long long)min, (long long)max, text);
     *out = value;
     return true;

@@ -341,7 +341,8 @@ bool response_file(struct response *res, const struct response_file *file, struc
     drop_body(res);
     response_header(res, "Content-Type", file->type ? file->type : "application/octet-stream");
     response_header(res, "Accept-Ranges", "bytes");
-    response_header(res, "Cache-Control", file->immutable ? "private, max-age=31536000, immutable" : "private, no-cache");
+    response_header(res, "Cache-Control",
+                    file->immutable ? "private, max-age=31536000, immutable" : "private, no-cache");
     if (file->filename)
         add_disposition(res, file->filename);
     if (file->etag && not_modified(res, file->etag)) {
@@ -359,7 +360,8 @@ bool response_file(struct response *res, const struct response_file *file, struc
         snprintf(line, sizeof line, "bytes */%llu", (unsigned long long)size);
         response_header(res, "Content-Range", line);
         struct vireo_error outside = {0};
-        vireo_fail_kind(&outside, VIREO_INVALID, "range_not_satisfiable", NULL, "The range lies outside of the %llu bytes.",
+        vireo_fail_kind(&outside, VIREO_INVALID, "range_not_satisfiable", NULL,
+                        "The range lies outside of the %llu bytes.",
                         (unsigned long long)size);
         response_error(res, &outside);
         return true;

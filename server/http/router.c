@@ -107,7 +107,11 @@ bool utf8_is_valid(const char *text, size_t length)
     const unsigned char *s = (const unsigned char *)text;
     for (size_t i = 0; i < length;) {
         unsigned char c = s[i];
-        size_t more = c < 0x80 ? 0 : c >= 0xc2 && c <= 0xdf ? 1 : (c & 0xf0) == 0xe0 ? 2 : c >= 0xf0 && c <= 0xf4 ? 3 : 9;
+        size_t more = c < 0x80                ? 0
+                      : c >= 0xc2 && c <= 0xdf ? 1
+                      : (c & 0xf0) == 0xe0     ? 2
+                      : c >= 0xf0 && c <= 0xf4 ? 3
+                                               : 9;
         if (more == 9 || more >= length - i)
             return false;
         for (size_t k = 1; k <= more; k++)
@@ -124,7 +128,10 @@ bool utf8_is_valid(const char *text, size_t length)
 
 static int hex_value(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 char *url_decode(struct arena *arena, const char *text, size_t length, bool plus, struct vireo_error *err)

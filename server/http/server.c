@@ -177,7 +177,8 @@ static bool route_request(struct request *req, struct vireo_error *err)
     if (!router_match(s->params.router, req->method, req->target, &req->arena, &req->match, err))
         return false;
     if (req->match.status == 404)
-        return vireo_fail_kind(err, VIREO_NOT_FOUND, "not_found", NULL, "Unknown path: %s %.200s", req->method, req->path);
+        return vireo_fail_kind(err, VIREO_NOT_FOUND, "not_found", NULL, "Unknown path: %s %.200s", req->method,
+                               req->path);
     if (req->match.status == 405)
         return vireo_fail_kind(err, VIREO_INVALID, "method_not_allowed", NULL, "This path takes %s, not %.20s.",
                                req->match.allow, req->method);
@@ -498,7 +499,8 @@ static bool start_daemon(struct http_server *s, struct vireo_error *err)
         if (MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
             return vireo_fail(err, VIREO_UNSUPPORTED, "this libmicrohttpd has no TLS: use a proxy in front");
         if (stat(p->key_file, &info) == 0 && info.st_mode & 077)
-            return vireo_fail(err, VIREO_FORBIDDEN, "the TLS key %s must not be readable by others (chmod 600)", p->key_file);
+            return vireo_fail(err, VIREO_FORBIDDEN, "the TLS key %s must not be readable by others (chmod 600)",
+                              p->key_file);
         if (!file_read(p->cert_file, 1 << 20, &cert, err) || !file_read(p->key_file, 1 << 20, &key, err)) {
             file_bytes_free(&cert);
             return false;

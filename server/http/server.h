@@ -14,8 +14,8 @@ struct http_params {
     int port;         // 0: any free one
     const char *temp_folder; // for spooled bodies; must exist, on the file system of the blobs
     const char *cert_file, *key_file; // PEM; both or none. TLS by libmicrohttpd (GnuTLS)
-    const char *const *allowed_hosts; // further names for the Host header, NULL-terminated; loopback names and the bound
-                                      // address are always allowed
+    // Further names for the Host header, NULL-terminated; loopback names, numeric ones and the bound address always go.
+    const char *const *allowed_hosts;
     const char *const *origins;       // further origins for unsafe methods, NULL-terminated ("https://a.example")
     const struct router *router;
     void *app; // request_app()
@@ -29,7 +29,7 @@ struct http_params {
     int io_threads;               // 2
     int handler_threads;          // 8
     int max_connections;          // 12000
-    int max_per_address;          // 256 (loopback: no limit)
+    int max_per_address;          // 256 (bound to loopback: no limit)
     int header_ms;                // 10000: request line + headers complete, absolute
     int idle_ms;                  // 60000: between requests, and for a reader that does not read
     int body_window_ms;           // 30000: in each such window the body must come at ...

@@ -32,7 +32,7 @@ void conn_phase_set(struct conn *c, enum conn_phase phase)
 static bool is_overdue(const struct http_params *p, struct conn *c, int64_t now)
 {
     int64_t since = now - c->phase_ms;
-    switch (c->phase) {
+    switch (atomic_load(&c->phase)) {
     case CONN_IDLE:
         return since > p->idle_ms;
     case CONN_HEADER:

@@ -9,7 +9,8 @@ bool routes_page(struct request *req, int limit, int most, struct store_page *pa
     if (!request_query_integer(req, "limit", 1, most, &wanted, err))
         return false;
     if (order && strcmp(order, "asc") != 0 && strcmp(order, "desc") != 0)
-        return vireo_fail_param(err, "order", "Invalid value for 'order': expected 'asc' or 'desc', got '%.40s'.", order);
+        return vireo_fail_param(err, "order", "Invalid value for 'order': expected 'asc' or 'desc', got '%.40s'.",
+                                order);
     *page = (struct store_page){.after = request_query(req, "after"),
                                 .limit = (int)wanted,
                                 .ascending = order && strcmp(order, "asc") == 0};

@@ -534,7 +534,8 @@ static bool add_dataset(struct import *i, const char *name, const struct totals 
         .file_id = file_id,
         .counts = arena_format(i->arena,
                                "{\"rows\":%zu,\"images\":%zu,\"skipped_images\":%zu,\"sft\":%zu,\"rft\":%zu,\"vlm_r1\":%zu}",
-                               totals->rows, images, skipped, totals->forms[SAMPLE_SFT], totals->forms[SAMPLE_RFT], vlm),
+                               totals->rows, images, skipped, totals->forms[SAMPLE_SFT], totals->forms[SAMPLE_RFT],
+                                   vlm),
         .errors = "[]"};
     return out->counts ? store_dataset_add(i->store, out, mapped, count, i->arena, err) : vireo_fail_memory(err, 200);
 }

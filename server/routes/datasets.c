@@ -36,7 +36,7 @@ static bool is_image_file(const char *path)
     return got > 0 && image_sniff(head, (size_t)got) != IMAGE_UNKNOWN;
 }
 
-// --- from a form: parts tell by their first bytes what they are -------------------------------------------------------
+// --- from a form: parts tell by their first bytes what they are ------------------------------------------------------
 
 static bool from_form(struct request *req, struct import *in, const char **name, struct vireo_error *err)
 {
@@ -204,7 +204,8 @@ static bool get(struct request *req, struct response *res, struct vireo_error *e
 static bool delete(struct request *req, struct response *res, struct vireo_error *err)
 {
     const char *id = request_path_value(req, "id");
-    return store_dataset_delete(app_of(req)->store, id, err) && response_json(res, api_deleted(id, "vireo.dataset"), err);
+    return store_dataset_delete(app_of(req)->store, id, err) &&
+           response_json(res, api_deleted(id, "vireo.dataset"), err);
 }
 
 static bool find_content(struct request *req, struct store_file *file, const char **path, struct vireo_error *err)

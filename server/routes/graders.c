@@ -14,7 +14,8 @@ static bool read_grader(json_t *body, struct grader **out, struct vireo_error *e
     if (!json_get_object(body, "", "grader", &definition, err))
         return false;
     if (!definition)
-        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "grader", "Missing parameter 'grader'.");
+        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "grader",
+                               "Missing parameter 'grader'.");
     *out = grader_create(definition, "grader", err);
     return *out != NULL;
 }

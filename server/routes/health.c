@@ -23,7 +23,8 @@ static bool readyz(struct request *req, struct response *res, struct vireo_error
         response_status(res, 503);
         response_header(res, "Retry-After", "2");
     }
-    return response_json(res, json_pack("{s:s, s:o}", "status", ready ? "ready" : "not_ready", "reasons", reasons), err);
+    return response_json(res, json_pack("{s:s, s:o}", "status", ready ? "ready" : "not_ready", "reasons", reasons),
+                         err);
 }
 
 static bool version(struct request *req, struct response *res, struct vireo_error *err)

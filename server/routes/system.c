@@ -33,7 +33,8 @@ static bool get(struct request *req, struct response *res, struct vireo_error *e
     bool read_only = store_is_read_only(app->store, reason, sizeof reason);
     json_t *object = json_pack(
         "{s:s, s:s, s:I, s:o, s:b, s:o, s:{s:I, s:I, s:I}, s:{s:I, s:I}, s:b}", "object", "vireo.system", "version",
-        http_version(), "time", (json_int_t)clock_unix(), "disk", disk(app->store), "read_only", read_only, "jobs", jobs,
+        http_version(), "time", (json_int_t)clock_unix(), "disk", disk(app->store), "read_only", read_only, "jobs",
+            jobs,
         "http", "connections", (json_int_t)gauges.connections, "streams", (json_int_t)gauges.streams, "in_flight",
         (json_int_t)gauges.in_flight, "memory", "peak_rss_bytes", (json_int_t)os_peak_rss(), "total_bytes",
         (json_int_t)os_memory_bytes(), "keys_required", auth_key_count(app->auth) > 0);

@@ -281,7 +281,8 @@ struct lost {
 static bool mark_lost(struct db *db, void *context, struct vireo_error *err)
 {
     struct lost *lost = context;
-    sqlite3_stmt *stmt = db_query(db, err, "SELECT seq, sha256 FROM files WHERE deleted_at IS NULL AND status<>'error'", "");
+    sqlite3_stmt *stmt =
+        db_query(db, err, "SELECT seq, sha256 FROM files WHERE deleted_at IS NULL AND status<>'error'", "");
     int got = stmt ? 1 : -1;
     while (stmt && (got = db_step(db, stmt, err)) > 0) {
         if (blob_exists(lost->store, (const char *)sqlite3_column_text(stmt, 1), NULL))

@@ -239,7 +239,8 @@ static bool update(struct db *db, void *context, struct vireo_error *err)
            (!(m & STORE_JOB_RESULT) ||
             db_run(db, err, "UPDATE jobs SET result_file=? WHERE id=?", "tt", j->result_file, j->id)) &&
            (!(m & STORE_JOB_PROGRESS) ||
-            db_run(db, err, "UPDATE jobs SET step=?, total_steps=?, trained_tokens=?, eta_seconds=?, progress=? WHERE id=?",
+            db_run(db, err, "UPDATE jobs SET step=?, total_steps=?, trained_tokens=?, eta_seconds=?, progress=? WHERE "
+                   "id=?",
                    "iiidtt", j->step, j->total_steps, j->trained_tokens, j->eta_seconds,
                    j->progress ? j->progress : "{}", j->id)) &&
            (!(m & STORE_JOB_STARTED) ||

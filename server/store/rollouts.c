@@ -79,7 +79,8 @@ struct samples {
 };
 static bool collect_samples(struct db *db, struct samples *c, struct vireo_error *err)
 {
-    sqlite3_stmt *q = db_query(db, err, "SELECT id,data FROM samples WHERE group_id=? ORDER BY place", "t", c->group_id);
+    sqlite3_stmt *q = db_query(db, err, "SELECT id,data FROM samples WHERE group_id=? ORDER BY place", "t",
+                               c->group_id);
     STORE_COLLECT(db, q, c, read_sample, struct store_sample, err);
 }
 

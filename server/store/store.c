@@ -96,9 +96,9 @@ bool store_write(struct store *s, store_fn fn, void *context, struct vireo_error
     struct store_task task = {.fn = fn, .context = context};
     pthread_mutex_lock(&s->queue_lock);
     if (s->read_only || s->closing) {
-        vireo_fail(err, VIREO_UNAVAILABLE, s->read_only ? "the store is read-only after a disk error; restart the server "
-                                                          "when the disk is well again"
-                                                        : "the server is shutting down");
+        vireo_fail(err, VIREO_UNAVAILABLE, "%s",
+                   s->read_only ? "the store is read-only after a disk error; restart the server when the disk is well"
+                                : "the server is shutting down");
         pthread_mutex_unlock(&s->queue_lock);
         return false;
     }

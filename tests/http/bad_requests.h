@@ -22,7 +22,8 @@ struct bad_request {
 
 static const struct bad_request bad_requests[] = {
     // framing
-    R("two lengths that differ", 400, POST_ "Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}GET /healthz HTTP/1.1\r\n" H "\r\n"),
+    R("two lengths that differ", 400, POST_ "Content-Length: 2\r\nContent-Length: 40\r\n\r\n{}"
+      "GET /healthz HTTP/1.1\r\n" H "\r\n"),
     R("two lengths that agree", 400, POST_ "Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}"),
     R("length and chunked", 400, POST_ "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     R("chunked and length", 400, POST_ "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
@@ -47,7 +48,8 @@ static const struct bad_request bad_requests[] = {
     R("a chunk longer than it says", 0, POST_ "Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n"),
     R("two hosts", 400, "GET " GOOD " HTTP/1.1\r\n" H H "\r\n"),
     R("no host", 400, "GET " GOOD " HTTP/1.1\r\n\r\n"),
-    R("two content types", 400, "POST /v1/vireo/keys HTTP/1.1\r\n" H J "Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}"),
+    R("two content types", 400, "POST /v1/vireo/keys HTTP/1.1\r\n" H J "Content-Type: text/plain\r\n"
+      "Content-Length: 2\r\n\r\n{}"),
     R("bare line feeds", 400, "GET " GOOD " HTTP/1.1\nHost: localhost\n\n"),
     R("bare line feeds after the first line", 400, "GET " GOOD " HTTP/1.1\r\nHost: localhost\nA: b\nC: d\n\n"),
     R("NUL in the path", 400, "GET /v1/fi\0les HTTP/1.1\r\n" H "\r\n"),
@@ -57,10 +59,11 @@ static const struct bad_request bad_requests[] = {
     R("a header without a colon", 0, "GET " GOOD " HTTP/1.1\r\n" H "nonsense\r\n\r\n"),
     R("HTTP/3", 0, "GET " GOOD " HTTP/1.9\r\n" H "\r\n"),
     R("a version that is none", 0, "GET " GOOD " HTTQ/1.1\r\n" H "\r\n"),
-    R("more than 100 headers", 431, "GET " GOOD " HTTP/1.1\r\n" H LINES10 LINES10 LINES10 LINES10 LINES10 LINES10 LINES10
-      LINES10 LINES10 LINES10 "\r\n"),
+    R("more than 100 headers", 431, "GET " GOOD " HTTP/1.1\r\n" H LINES10 LINES10 LINES10 LINES10 LINES10 LINES10
+      LINES10 LINES10 LINES10 LINES10 "\r\n"),
     R("9 kB of headers", 431, "GET " GOOD " HTTP/1.1\r\n" H "A: " X4096 X4096 X512 "\r\n\r\n"),
-    R("a header larger than the connection's memory", 431, "GET " GOOD " HTTP/1.1\r\n" H "A: " X4096 X4096 X4096 X4096 X4096 "\r\n\r\n"),
+    R("a header larger than the connection's memory", 431, "GET " GOOD " HTTP/1.1\r\n" H "A: "
+      X4096 X4096 X4096 X4096 X4096 "\r\n\r\n"),
     R("a URL of more than 4 kB", 414, "GET " GOOD "?" X4096 X64 " HTTP/1.1\r\n" H "\r\n"),
     R("an unknown expectation", 400, POST_ "Expect: 200-maybe\r\nContent-Length: 2\r\n\r\n{}"),
     // target

@@ -31,7 +31,8 @@ static bool is_whole(size_t used)
     return body && length && length < body && used >= (size_t)(body + 4 - answer) + strtoul(length + 16, NULL, 10);
 }
 
-// Sends, reads until the server closes, or 100 ms behind a whole answer (is there a second one?), or 5 s without a byte.
+// Sends, reads until the server closes, or 100 ms behind a whole answer (is there a second one?), or 5 s without a
+// byte.
 // The socket is not half-closed: libmicrohttpd takes that for a client that left. Returns the status; 0: none.
 static int ask(const char *bytes, size_t length)
 {
@@ -121,7 +122,8 @@ static void try_body(const struct bad_body *b)
     char body[8192], text[16384], why[256], what[256];
     expand(b->body, body, sizeof body);
     snprintf(why, sizeof why, "%s %s %.120s", b->method, b->path, body);
-    int length = snprintf(text, sizeof text, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+    int length = snprintf(text, sizeof text, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: "
+                          "%zu\r\n"
                           "Connection: close\r\n\r\n%s", b->method, b->path, b->type, strlen(body), body);
     int status = ask(text, (size_t)length);
     json_t *error = error_of();
@@ -144,7 +146,8 @@ static const char good_row[] =
 static bool prepare(struct http_client *client)
 {
     struct http_client_part parts[] = {{.name = "purpose", .value = "fine-tune"},
-                                       {.name = "file", .bytes = good_row, .count = sizeof good_row - 1, .filename = "r.jsonl"}};
+                                       {.name = "file", .bytes = good_row, .count = sizeof good_row - 1,
+                                        .filename = "r.jsonl"}};
     json_t *file = NULL;
     if (!http_client_form(client, "/v1/files", parts, 2, &file, &err))
         return false;
@@ -228,7 +231,8 @@ int main(int argc, char **argv)
         http_client_destroy(&client);
     else
         serving_stop(&own);
-    printf("%d passed, %d failed (%zu requests, %zu bodies)\n", passed, failed, sizeof bad_requests / sizeof *bad_requests,
+    printf("%d passed, %d failed (%zu requests, %zu bodies)\n", passed, failed,
+           sizeof bad_requests / sizeof *bad_requests,
            sizeof bad_bodies / sizeof *bad_bodies + (model ? sizeof bad_worker_bodies / sizeof *bad_worker_bodies : 0));
     return failed != 0;
 }

@@ -1,5 +1,5 @@
-// The HTTP server in this process on 127.0.0.1, asked by raw sockets: routing, bodies, forms, guards, deadlines, ranges,
-// streams, clients that leave, shutting down.
+// The HTTP server in this process on 127.0.0.1, asked by raw sockets: routing, bodies, forms, guards, deadlines,
+// ranges, streams, clients that leave, shutting down.
 #include "compute/base/clock.h"
 #include "compute/base/fault.h"
 #include "compute/base/file.h"
@@ -23,7 +23,7 @@ static char folder[64];
 static struct router *router;
 static struct http_server *server;
 static struct sse *open_stream;
-static struct request *held;
+static struct request *_Atomic held;
 static _Atomic int gone_count, released_count, fills;
 static _Atomic uint64_t gone_id;
 
@@ -183,7 +183,8 @@ static int set_up(void **state)
     router = router_create(&err);
     struct http_params params = base_params();
     params.router = router;
-    if (!file_write_atomic(path, "0123456789", 10, &err) || !router_add(router, routes, sizeof routes / sizeof *routes, &err))
+    if (!file_write_atomic(path, "0123456789", 10, &err) ||
+        !router_add(router, routes, sizeof routes / sizeof *routes, &err))
         return 1;
     server = http_server_start(&params, &err);
     if (!server)
@@ -303,7 +304,8 @@ static void answers_carry_the_common_headers(void **state)
     for (int i = 0; i < 3; i++) {
         ask(requests[i]);
         static const char *const wanted[] = {"x-request-id: req_", "openai-processing-ms: ", "x-vireo-version: ",
-                                             "X-Content-Type-Options: nosniff", "Content-Security-Policy: default-src 'none'"};
+                                             "X-Content-Type-Options: nosniff",
+                                             "Content-Security-Policy: default-src 'none'"};
         for (int k = 0; k < 5; k++)
             if (!has(wanted[k]))
                 fail_msg("request %d: no %s in %s", i, wanted[k], answer);
@@ -328,7 +330,8 @@ static void errors_have_the_api_shape(void **state)
 {
     (void)state;
     REQUIRE_INT(ask(GET("/fail/param")), 400);
-    REQUIRE(has("{\"error\":{\"message\":\"bad\",\"type\":\"invalid_request_error\",\"param\":\"a.b\",\"code\":\"invalid_value\"}}"));
+    REQUIRE(has("{\"error\":{\"message\":\"bad\",\"type\":\"invalid_request_error\",\"param\":\"a.b\","
+                "\"code\":\"invalid_value\"}}"));
     REQUIRE_INT(ask(GET("/fail/io")), 500);
     REQUIRE(!has("secret"));
     REQUIRE_INT(ask(GET("/fail/conflict")), 409);
@@ -349,8 +352,8 @@ static void errors_have_the_api_shape(void **state)
 static int post(const char *path, const char *headers, const char *body)
 {
     char text[4096];
-    snprintf(text, sizeof text, "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n%s",
-             path, strlen(body), headers, body);
+    snprintf(text, sizeof text,
+             "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n%s", path, strlen(body), headers, body);
     return ask(text);
 }
 #define JSON "Content-Type: application/json\r\n"
@@ -441,7 +444,8 @@ static void forms_take_parts_in_any_order(void **state)
         "--B\r\n\r\nabc\r\n--B--\r\n",
         "--Bx\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc\r\n--B--\r\n",
         "--B\r\nContent-Disposition: form-data; name=\"p\"\r\n\r\n\xff\r\n--B--\r\n",
-        "--B\r\nContent-Disposition: form-data; name=\"p\"\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n--B--\r\n",
+        "--B\r\nContent-Disposition: form-data; name=\"p\"\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n"
+        "--B--\r\n",
     };
     for (int i = 1; i < 8; i++)
         if (post("/upload", FORM, bad[i]) != 400)
@@ -481,8 +485,10 @@ static bool sink_end(void *context, struct vireo_error *e)
 static void a_form_reads_the_same_in_pieces_of_any_size(void **state)
 {
     (void)state;
-    static const char body[] = "preamble\r\n--a-b\r\nContent-Disposition: form-data; name=\"x\"; filename*=UTF-8''%e2%82%ac.txt\r\n"
-                               "\r\none\r\n--a-\r\r\n--a-c\r\n--a-b \r\ncontent-disposition: form-data; name=y\r\n\r\n\r\n--a-b--epilogue";
+    static const char body[] =
+        "preamble\r\n--a-b\r\nContent-Disposition: form-data; name=\"x\"; filename*=UTF-8''%e2%82%ac.txt\r\n"
+        "\r\none\r\n--a-\r\r\n--a-c\r\n--a-b \r\ncontent-disposition: form-data; name=y\r\n\r\n"
+        "\r\n--a-b--epilogue";
     for (size_t step = 1; step < sizeof body; step++) {
         char log[512] = "";
         struct form f;
@@ -507,7 +513,8 @@ static void smuggling_is_refused_and_the_connection_ends(void **state)
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST /things/a HTTP/1.1\r\n" H JSON "Transfer-Encoding: gzip\r\n\r\n{}",
         "POST /things/a HTTP/1.1\r\n" H JSON "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-        "POST /things/a HTTP/1.1\r\n" H JSON "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /things/a HTTP/1.1\r\n" H JSON
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: +2\r\n\r\n{}",
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: 2 2\r\n\r\n{}",
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: -2\r\n\r\n{}",
@@ -540,8 +547,9 @@ static void hosts_and_origins_are_checked(void **state)
     static const struct {
         const char *host;
         int status;
-    } hosts[] = {{"localhost:8000", 200}, {"127.0.0.1", 200}, {"[::1]:9", 200}, {"vireo.example", 200}, {"VIREO.example:1", 200},
-                 {"evil.example", 403},   {"localhost.evil.example", 403}, {"a b", 400}, {"localhost:x", 400}};
+    } hosts[] = {{"localhost:8000", 200},   {"127.0.0.1", 200},    {"[::1]:9", 200},
+                 {"vireo.example", 200},    {"VIREO.example:1", 200}, {"evil.example", 403},
+                 {"localhost.evil.example", 403}, {"a b", 400},      {"localhost:x", 400}};
     char text[256];
     for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
         snprintf(text, sizeof text, "GET /things/a HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", hosts[i].host);
@@ -553,7 +561,9 @@ static void hosts_and_origins_are_checked(void **state)
     REQUIRE_INT(post("/things/a", JSON "Origin: https://ui.example\r\n", "{}"), 200);
     REQUIRE_INT(post("/things/a", JSON "Origin: http://evil.example\r\n", "{}"), 403);
     REQUIRE_INT(post("/things/a", JSON "Origin: null\r\n", "{}"), 403);
-    REQUIRE_INT(ask("GET /things/a HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nConnection: close\r\n\r\n"), 200);
+    REQUIRE_INT(ask("GET /things/a HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n"
+                    "Connection: close\r\n\r\n"),
+                200);
 }
 
 static double closes_after(int fd, const char *drip, int every_ms)
@@ -616,7 +626,8 @@ static void files_answer_ranges_and_etags(void **state)
     };
     char text[256];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        snprintf(text, sizeof text, "GET /file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n", cases[i].header);
+        snprintf(text, sizeof text, "GET /file HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%s\r\n",
+                 cases[i].header);
         if (ask(text) != cases[i].status || !has(cases[i].holds))
             fail_msg("case %zu (%s): %s", i, cases[i].header, answer);
     }

@@ -234,6 +234,40 @@ static void a_disk_error_is_an_answer_and_loses_nothing(void **state)
     REQUIRE_OK(call("GET", "/healthz", NULL));
 }
 
+// Each allocation of a request fails in turn: an error, or an answer that did without; the server goes on.
+static void every_failed_allocation_is_survived(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *method, *path, *body;
+    } calls[] = {
+        {"GET", "/v1/files?limit=5", NULL},
+        {"POST", "/v1/vireo/keys?x=1", "{\"name\":\"k\",\"scopes\":[\"fly\"]}"},
+        {"POST", "/v1/vireo/images",
+         "{\"image\":\"data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAA"
+         "ABJRU5ErkJggg==\"}"},
+        {"POST", "/v1/vireo/datasets", "{\"name\":\"d\",\"files\":[\"file-none\"]}"},
+        {"GET", "/metrics", NULL},
+        {"GET", "/v1/vireo/system", NULL},
+    };
+    struct http_client_part parts[] = {{.name = "file", .bytes = "kept", .count = 4, .filename = "x"},
+                                       {.name = "purpose", .value = "vision"}};
+    for (size_t i = 0; i <= sizeof calls / sizeof *calls; i++)
+        for (int n = 1; n <= 40; n++) {
+            char rule[32];
+            snprintf(rule, sizeof rule, "fail:alloc:%d", n);
+            vireo_fault_set(rule);
+            if (i < sizeof calls / sizeof *calls)
+                call(calls[i].method, calls[i].path, calls[i].body);
+            else
+                form("/v1/files", parts, 2);
+            vireo_fault_set("");
+            // A connection cut for want of memory is dialled anew by the next call.
+            if (!call("GET", "/healthz", NULL) && !call("GET", "/healthz", NULL))
+                fail_msg("after failing allocation %d of call %zu: %s", n, i, err.message);
+        }
+}
+
 // --- images ----------------------------------------------------------------------------------------------------------
 
 static void images_are_one_id_a_content(void **state)
@@ -296,7 +330,8 @@ static void datasets_from_uploaded_parts(void **state)
                               {"labels.txt", "l", 1, NULL}};
     char *archive = zip(entries, 4, &zip_size);
     struct http_client_part parts[] = {{.name = "name", .value = "boxes"},
-                                       {.name = "file", .bytes = rows_text, .count = sizeof rows_text - 1, .filename = "r.jsonl"},
+                                       {.name = "file", .bytes = rows_text, .count = sizeof rows_text - 1,
+                                        .filename = "r.jsonl"},
                                        {.name = "file", .bytes = archive, .count = zip_size, .filename = "i.zip"},
                                        {.name = "file", .bytes = b, .count = b_size, .filename = "b.png"}};
     REQUIRE_OK(form("/v1/vireo/datasets", parts, 4));
@@ -348,7 +383,8 @@ static void datasets_from_files_and_images_by_id(void **state)
     snprintf(zips, sizeof zips, "%s", file_id);
     struct http_client_part part = {.name = "file", .bytes = b, .count = b_size, .filename = "other.png"};
     REQUIRE_OK(form("/v1/vireo/images", &part, 1));
-    snprintf(body, sizeof body, "{\"name\":\"d\",\"files\":[\"%s\"],\"images\":[\"%s\",{\"name\":\"b.png\",\"id\":\"%s\"}]}",
+    snprintf(body, sizeof body,
+             "{\"name\":\"d\",\"files\":[\"%s\"],\"images\":[\"%s\",{\"name\":\"b.png\",\"id\":\"%s\"}]}",
              rows, zips, json_string_value(json_object_get(item(0), "id")));
     REQUIRE_OK(call("POST", "/v1/vireo/datasets", body));
     REQUIRE_INT(json_integer_value(json_object_get(json_object_get(out, "counts"), "images")), 2);
@@ -423,8 +459,10 @@ static void hostile_archives_are_refused(void **state)
 static void models_are_listed_and_guarded(void **state)
 {
     (void)state;
-    struct store_model base = {.id = "tiny", .folder = "models/tiny", .family = "qwen2_5_vl", .info = "{\"vocab_size\":9}"};
-    struct store_model tuned = {.id = "ft:tiny:o/x:rec:abcdefgh", .folder = "models/t", .family = "qwen2_5_vl", .parent = "tiny"};
+    struct store_model base = {.id = "tiny", .folder = "models/tiny", .family = "qwen2_5_vl",
+                               .info = "{\"vocab_size\":9}"};
+    struct store_model tuned = {.id = "ft:tiny:o/x:rec:abcdefgh", .folder = "models/t", .family = "qwen2_5_vl",
+                                .parent = "tiny"};
     REQUIRE_OK(store_model_add(serving.app.store, &base, &err));
     REQUIRE_OK(store_model_add(serving.app.store, &tuned, &err));
     REQUIRE_OK(call("GET", "/v1/models", NULL));
@@ -510,7 +548,8 @@ static void graders_run_and_are_checked(void **state)
     REQUIRE_NEAR(json_number_value(json_object_get(out, "reward")), 1, 0);
     json_t *errors = json_object_get(json_object_get(out, "metadata"), "errors");
     REQUIRE(json_is_false(json_object_get(errors, "other_error")));
-    REQUIRE_FAIL(call("POST", "/v1/fine_tuning/alpha/graders/validate", "{\"grader\":{\"type\":\"crystal_ball\"}}"), VIREO_INVALID);
+    REQUIRE_FAIL(call("POST", "/v1/fine_tuning/alpha/graders/validate", "{\"grader\":{\"type\":\"crystal_ball\"}}"),
+                 VIREO_INVALID);
     REQUIRE(strncmp(err.param, "grader", 6) == 0);
     REQUIRE_OK(call("POST", "/v1/fine_tuning/alpha/graders/validate",
                     "{\"grader\":{\"type\":\"rule\",\"name\":\"f\",\"rule\":\"format\"}}"));
@@ -547,11 +586,13 @@ static void the_route_table_and_the_contract_agree(void **state)
         operation = json_object_get(json_object_get(paths, r->pattern), method);
         documented += operation != NULL;
         if (!operation)
-            used += (size_t)snprintf(missing + used, sizeof missing - used, "not in openapi.yaml: %s %s\n", r->method, r->pattern);
+            used += (size_t)snprintf(missing + used, sizeof missing - used, "not in openapi.yaml: %s %s\n", r->method,
+                                     r->pattern);
         // A public route says so, and only such.
         json_t *security = json_object_get(operation, "security");
         if (operation && (r->scope == HTTP_PUBLIC) != (security && json_array_size(security) == 0))
-            used += (size_t)snprintf(missing + used, sizeof missing - used, "security differs: %s %s\n", r->method, r->pattern);
+            used += (size_t)snprintf(missing + used, sizeof missing - used, "security differs: %s %s\n", r->method,
+                                     r->pattern);
         if (used > sizeof missing - 300)
             break;
     }
@@ -580,6 +621,7 @@ int main(void)
         T(bad_uploads_are_named),
         T(lists_page_by_the_last_id),
         T(a_disk_error_is_an_answer_and_loses_nothing),
+        T(every_failed_allocation_is_survived),
         T(images_are_one_id_a_content),
         T(datasets_from_uploaded_parts),
         T(datasets_from_files_and_images_by_id),
