@@ -5,7 +5,7 @@
 #include "compute/models/model.h"
 
 // A model of this config with memory for weights and rope tables, values unset. NULL + err.
-struct model *model_create(struct gpu_device *dev, const json_t *config, enum dtype wanted, uint32_t max_positions,
+struct model *model_create(struct gpu_device *dev, const json_t *config, const struct model_load_params *p,
                            struct vireo_error *err);
 // Memory for all declared weights and the rope tables.
 bool model_allocate(struct model *m, uint32_t max_positions, struct vireo_error *err);

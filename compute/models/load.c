@@ -102,7 +102,7 @@ struct model *model_load(struct gpu_device *dev, const char *folder, const struc
     json_t *config = vireo_json_load(path, 4 << 20, err);
     if (!config)
         return NULL;
-    struct model *m = model_create(dev, config, p->dtype, p->max_positions, err);
+    struct model *m = model_create(dev, config, p, err);
     if (m)
         snprintf(m->folder, sizeof m->folder, "%s", folder);
     if (m && !((p->weights_only || load_sides(m, folder, config, err)) && load_weights(m, folder, err))) {

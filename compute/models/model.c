@@ -145,7 +145,7 @@ static bool take_rope(struct model *m, uint32_t positions, float theta, uint32_t
     float *table = vireo_calloc(count, sizeof *table);
     if (!table)
         return vireo_fail_memory(err, count * sizeof *table);
-    nn_rope_table(theta, dim, frequencies, positions, m->config.stored == DTYPE_BF16, table);
+    nn_rope_table(theta, dim, frequencies, positions, m->cast_rope && m->config.stored == DTYPE_BF16, table);
     *out = tensor_matrix(m->memory, DTYPE_F32, positions, 2 * frequencies, err);
     bool done = out->span.address && tensor_write_floats(m->dev, *out, table, err);
     free(table);
@@ -215,11 +215,13 @@ static struct model *create(struct gpu_device *dev, const json_t *config, enum d
     return m;
 }
 
-struct model *model_create(struct gpu_device *dev, const json_t *config, enum dtype wanted, uint32_t max_positions,
+struct model *model_create(struct gpu_device *dev, const json_t *config, const struct model_load_params *p,
                            struct vireo_error *err)
 {
-    struct model *m = create(dev, config, wanted, err);
-    if (m && !model_allocate(m, max_positions, err))
+    struct model *m = create(dev, config, p->dtype, err);
+    if (m)
+        m->cast_rope = p->cast_rope;
+    if (m && !model_allocate(m, p->max_positions, err))
         model_destroy(&m);
     return m;
 }
@@ -232,7 +234,7 @@ struct model *model_describe(const json_t *config, struct vireo_error *err)
 struct model *model_random(struct gpu_device *dev, const json_t *config, uint64_t seed,
                            const struct model_load_params *p, struct vireo_error *err)
 {
-    struct model *m = model_create(dev, config, p->dtype, p->max_positions, err);
+    struct model *m = model_create(dev, config, p, err);
     for (size_t i = 0; m && i < m->param_count; i++) {
         const struct model_param *q = &m->params[i];
         size_t count = (size_t)q->rows * q->columns;
@@ -261,6 +263,7 @@ struct model *model_clone_weights(const struct model *of, struct vireo_error *er
     m->config = of->config;
     m->dtype = of->dtype;
     m->processor = of->processor;
+    m->cast_rope = of->cast_rope;
     arena_init(&m->host, 1 << 16);
     m->vision = arena_array(&m->host, struct vision_block, m->config.vision.depth);
     m->layers = arena_array(&m->host, struct text_block, m->config.text.num_hidden_layers);

@@ -99,6 +99,7 @@ struct model {
     enum shards_layout layout;
     char folder[512]; // where it came from; side files are copied from here when saving
     enum dtype dtype; // of the weights on the device
+    bool cast_rope;   // model_load_params
 
     struct arena host;
     struct gpu_arena *memory, *grad_memory;
@@ -124,6 +125,9 @@ struct model_load_params {
     enum dtype dtype;       // of the weights on the device; DTYPE_U32 = as stored
     uint32_t max_positions; // longest position the rope table must hold; 0: min(max_position_embeddings, 8192)
     bool weights_only;      // no tokenizer, template, processor (a frozen reference)
+    // The rope frequencies of a model stored in bf16 are rounded to bf16, as in a torch module that was cast as a whole (the golden
+    // data of bf16 folders was made so). Off: exact in float32, as transformers' from_pretrained has them.
+    bool cast_rope;
 };
 // Reads a Hugging Face folder. Errors name the file, tensor and rule. NULL + err.
 struct model *model_load(struct gpu_device *dev, const char *folder, const struct model_load_params *p,

@@ -68,7 +68,7 @@ struct nn_rope {
     struct tensor positions; // u32 [N, 4]: axis 0, 1, 2, unused
 };
 // The table on the host: angle = p * theta^(-2f/dim) in float32 as the reference computes it. out [P, 2F].
-// round_bf16: the inverse frequencies are rounded to bf16 first, as the reference holds them in a model stored in bf16.
+// round_bf16: the inverse frequencies are rounded to bf16 first, as in a torch module cast to bf16 as a whole.
 void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, bool round_bf16, float *out);
 
 // Keys and values of past tokens. Row s of k and v [S, K*D] is slot s; row i of a batch is stored in slot[i].

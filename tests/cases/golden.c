@@ -97,7 +97,7 @@ const int32_t *golden_integers(struct golden *g, const struct safetensors *f, co
 struct model *golden_model(struct golden *g, const char *folder, enum dtype type)
 {
     struct vireo_error err;
-    struct model *m = model_load(g->dev, golden_path(g, "%s", folder), &(struct model_load_params){.dtype = type}, &err);
+    struct model *m = model_load(g->dev, golden_path(g, "%s", folder), &(struct model_load_params){.dtype = type, .cast_rope = true}, &err);
     if (!m)
         golden_fail(g, "model %s: %s", folder, err.message);
     return m;
