@@ -5,6 +5,7 @@
 #include "compute/base/file.h"
 #include "compute/base/json.h"
 #include "compute/worker/link.h"
+#include "compute/worker/model_folder.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,12 +54,33 @@ static void on_groups(void *context, uint32_t step, const json_t *groups)
     send_with(context, MESSAGE_GROUPS, "groups", groups, step);
 }
 
+// The manifest lists every file with its digest, so its own digest stands for the folder.
+static void add_digest(json_t *m, const char *folder)
+{
+    char path[800], sha256[HASH_TEXT];
+    struct vireo_error err;
+    json_t *file, *manifest;
+    json_int_t bytes = 0;
+    size_t i;
+    snprintf(path, sizeof path, "%s/manifest.json", folder);
+    if (!hash_file(path, sha256, &err) || !(manifest = vireo_json_load(path, 16 << 20, &err))) {
+        log_warn("%s", err.message);
+        return;
+    }
+    json_array_foreach (json_object_get(manifest, "files"), i, file)
+        bytes += json_integer_value(json_object_get(file, "bytes"));
+    json_decref(manifest);
+    json_object_set_new(m, "sha256", json_string(sha256));
+    json_object_set_new(m, "bytes", json_integer(bytes));
+}
+
 static void on_checkpoint(void *context, uint32_t step, const char *folder, const json_t *metrics)
 {
     json_t *m = message_new(MESSAGE_CHECKPOINT);
     if (m) {
         json_object_set_new(m, "step", json_integer(step));
         json_object_set_new(m, "folder", json_string(folder));
+        add_digest(m, folder);
         if (metrics)
             json_object_set(m, "metrics", (json_t *)metrics);
     }
@@ -92,7 +114,14 @@ static int train(struct link *l, const struct job_spec *spec, struct gpu_device 
 {
     struct vireo_error err = {0};
     switch (train_run(spec, dev, hooks, &err)) {
-    case TRAIN_DONE: link_send(l, message_new(MESSAGE_DONE)); return WORKER_DONE;
+    case TRAIN_DONE: {
+        json_t *facts = NULL;
+        if (!model_folder_inspect(spec->output_folder, &facts, &err))
+            return fail(l, &err);
+        send_with(l, MESSAGE_DONE, "result", facts, spec->max_steps);
+        json_decref(facts);
+        return WORKER_DONE;
+    }
     case TRAIN_CANCELLED: link_send(l, message_new(MESSAGE_CANCELLED)); return WORKER_DONE;
     case TRAIN_PAUSED: link_send(l, message_new(MESSAGE_PAUSED)); return WORKER_DONE;
     case TRAIN_FAILED: break;

@@ -176,7 +176,7 @@ static bool read_message(struct reader *r, size_t index, const json_t *message, 
         done = add_text(r, content, parts);
     else if (done && json_is_array(content) && json_array_size(content) > 0)
         json_array_foreach (content, i, part) {
-            char at[112];
+            char at[144];
             snprintf(at, sizeof at, "%s[%zu]", param, i);
             if (!(done = read_part(r, role, at, part, parts)))
                 break;

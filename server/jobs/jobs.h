@@ -30,7 +30,10 @@ struct jobs *jobs_start(const struct jobs_params *p, struct vireo_error *err);
 // Training jobs write a checkpoint at the next step boundary, chats finish; at most timeout_ms. Nothing new is accepted from now
 // on. True: all came to their end.
 bool jobs_drain(struct jobs *j, int timeout_ms);
-void jobs_stop(struct jobs **j); // kills what is left; open requests fail with VIREO_UNAVAILABLE. NULL is fine
+// Ends the supervisor and kills what is left; open requests fail with VIREO_UNAVAILABLE. The functions below may still be called
+// (and fail so), for handlers that have not noticed yet; jobs_stop frees.
+void jobs_halt(struct jobs *j);
+void jobs_stop(struct jobs **j); // NULL is fine
 
 // ---- fine-tuning jobs
 

@@ -341,15 +341,14 @@ bool jobs_drain(struct jobs *j, int timeout_ms)
     return idle.yes;
 }
 
-void jobs_stop(struct jobs **jobs)
+void jobs_halt(struct jobs *j)
 {
-    struct jobs *j = *jobs;
-    if (!j)
-        return;
-    *jobs = NULL;
     pthread_mutex_lock(&j->lock);
+    bool running = j->running;
     j->stopping = true;
     pthread_mutex_unlock(&j->lock);
+    if (!running)
+        return;
     wake(j);
     pthread_join(j->thread, NULL);
     pthread_mutex_lock(&j->lock);
@@ -364,6 +363,15 @@ void jobs_stop(struct jobs **jobs)
         process_kill(&c->p);
     while (j->children)
         end_child(j, j->children);
+}
+
+void jobs_stop(struct jobs **jobs)
+{
+    struct jobs *j = *jobs;
+    if (!j)
+        return;
+    *jobs = NULL;
+    jobs_halt(j);
     while (j->back_offs) {
         struct back_off *b = j->back_offs;
         j->back_offs = b->next;
