@@ -36,7 +36,7 @@ static const char *clean_filename(struct request *req, const char *name)
         if (*c == '/' || *c == '\\')
             name = c + 1;
     size_t length = strlen(name);
-    while (length > 255 || (length && !utf8_is_valid(name, length)))
+    while (length > 255 || (length && !url_is_utf8(name, length)))
         length--;
     char *out = arena_take(&req->arena, length + 1);
     size_t used = 0;
@@ -145,7 +145,7 @@ static bool part_end(void *context, struct vireo_error *err)
     b->part = NULL;
     if (b->fd >= 0)
         return close_part_file(b, part, err);
-    if (memchr(b->value, 0, b->value_size) || !utf8_is_valid(b->value, b->value_size))
+    if (memchr(b->value, 0, b->value_size) || !url_is_utf8(b->value, b->value_size))
         return vireo_fail_param(err, part->name, "The form field '%.64s' is not UTF-8 text.", part->name);
     part->value = arena_copy_bytes(&req->arena, b->value ? b->value : "", b->value_size);
     return part->value || out_of_memory(err);

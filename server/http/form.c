@@ -99,7 +99,7 @@ static bool begin_part(struct form *f, struct vireo_error *err)
     f->header[f->header_length] = 0;
     if (memchr(f->header, 0, f->header_length))
         return bad(err, "a part's header holds NUL");
-    if (!utf8_is_valid(f->header, f->header_length))
+    if (!url_is_utf8(f->header, f->header_length))
         return bad(err, "a part's header is not UTF-8");
     for (char *line = f->header, *next; *line; line = next) {
         char *end = strstr(line, "\r\n");
@@ -123,7 +123,7 @@ static bool begin_part(struct form *f, struct vireo_error *err)
         return bad(err, "a part has no name");
     bool has_file = parameter(disposition, "filename", filename, sizeof filename);
     if (!has_file && parameter(disposition, "filename*", filename, sizeof filename))
-        has_file = decode_extended(filename) && utf8_is_valid(filename, strlen(filename));
+        has_file = decode_extended(filename) && url_is_utf8(filename, strlen(filename));
     if (++f->parts > FORM_PARTS)
         return vireo_fail_kind(err, VIREO_TOO_LARGE, "request_too_large", NULL, "The form has more than %d parts.",
                                FORM_PARTS);

@@ -88,10 +88,10 @@ json_t *http_error_json(const struct vireo_error *err)
         snprintf(message, sizeof message, "%s", "The server failed to answer this request; its log says why.");
     else if (err->code == VIREO_NO_SPACE && !err->kind[0])
         snprintf(message, sizeof message, "%s", "The server's disk is full.");
-    while (message[0] && !utf8_is_valid(message, strlen(message)))
+    while (message[0] && !url_is_utf8(message, strlen(message)))
         message[strlen(message) - 1] = 0; // cut within a character
     return json_pack("{s:{s:s, s:s, s:s?, s:s}}", "error", "message", message, "type", rule.type, "param",
-                     err->param[0] && utf8_is_valid(err->param, strlen(err->param)) ? err->param : NULL, "code",
+                     err->param[0] && url_is_utf8(err->param, strlen(err->param)) ? err->param : NULL, "code",
                      rule.kind);
 }
 

@@ -102,7 +102,7 @@ bool router_add(struct router *r, const struct route *routes, size_t count, stru
     return true;
 }
 
-bool utf8_is_valid(const char *text, size_t length)
+bool url_is_utf8(const char *text, size_t length)
 {
     const unsigned char *s = (const unsigned char *)text;
     for (size_t i = 0; i < length;) {
@@ -165,7 +165,7 @@ char *url_decode(struct arena *arena, const char *text, size_t length, bool plus
         }
         out[used++] = c;
     }
-    if (!utf8_is_valid(out, used)) {
+    if (!url_is_utf8(out, used)) {
         vireo_fail(err, VIREO_INVALID, "The URL is not valid UTF-8 after decoding.");
         return NULL;
     }

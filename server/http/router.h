@@ -75,7 +75,7 @@ bool router_match(const struct router *r, const char *method, const char *target
 
 // Decodes %XX (and '+' as space where `plus`) of text[0..length) into the arena. NULL + err: bad escape, NUL, no UTF-8.
 char *url_decode(struct arena *arena, const char *text, size_t length, bool plus, struct vireo_error *err);
-bool utf8_is_valid(const char *text, size_t length);
+bool url_is_utf8(const char *text, size_t length);
 
 struct url_pair {
     const char *name, *value; // decoded

@@ -39,14 +39,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < match.value_count; i++) {
         const char *value = match.values[i].value;
         FUZZ_REQUIRE(value[0] && strcmp(value, ".") != 0 && strcmp(value, "..") != 0);
-        FUZZ_REQUIRE(utf8_is_valid(value, strlen(value)));
+        FUZZ_REQUIRE(url_is_utf8(value, strlen(value)));
         for (; *value; value++)
             FUZZ_REQUIRE((unsigned char)*value >= 0x20 && *value != 0x7f);
     }
     struct url_pair *pairs;
     if (url_parse_query(&arena, target, &pairs, &err))
         for (; pairs; pairs = pairs->next)
-            FUZZ_REQUIRE(utf8_is_valid(pairs->name, strlen(pairs->name)) && utf8_is_valid(pairs->value, strlen(pairs->value)));
+            FUZZ_REQUIRE(url_is_utf8(pairs->name, strlen(pairs->name)) && url_is_utf8(pairs->value, strlen(pairs->value)));
     arena_finish(&arena);
     return 0;
 }
