@@ -5,7 +5,9 @@
 // that cannot be changed. Statements: if/elif/else, for (else, filter, unpacking, recursive refused), set (also blocks,
 // tuples, namespace attributes), macro, filter blocks, break, continue, raw, generation (its body is rendered).
 // Expressions: all of Jinja's operators, slices, conditional, calls, `is` tests, the filters and string methods that
-// templates use. Anything else is refused when the template is parsed or run, by its name.
+// templates use. Anything else is refused when the template is parsed or run, by its name. Two things differ from Jinja:
+// changing the case of letters that are not ASCII is refused, and a list that is printed whole shows characters beyond
+// ASCII as they are, where Python escapes those it cannot print.
 //
 // Limits: 1e6 steps, 4 MiB of output, 64 levels of nesting and of macro calls, 96 MiB of working memory, 1 MiB of source:
 // a template is a program from a model folder, not to be trusted with our time or memory.

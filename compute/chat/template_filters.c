@@ -114,9 +114,25 @@ static bool filter_capitalize(struct render *r, const struct value *in, const st
     return by_method(r, "capitalize", in, c, out);
 }
 
+// Unlike the method title(): a word begins behind white space, "-" and opening brackets only.
 static bool filter_title(struct render *r, const struct value *in, const struct call *c, struct value *out)
 {
-    return by_method(r, "title", in, c, out);
+    struct value lower;
+    if (!by_method(r, "lower", in, c, &lower))
+        return false;
+    struct text t = lower.as.text;
+    char *made = render_take(r, t.length + 1, 1);
+    if (!made)
+        return false;
+    bool start = true;
+    for (size_t i = 0; i < t.length; i++) {
+        char at = t.bytes[i];
+        made[i] = (char)(start && at >= 'a' && at <= 'z' ? at - 32 : at);
+        start = at == ' ' || (at >= '\t' && at <= '\r') || (at && strchr("-({[<", at));
+    }
+    t.bytes = made;
+    *out = from_text(t);
+    return true;
 }
 
 static bool filter_replace(struct render *r, const struct value *in, const struct call *c, struct value *out)
@@ -539,8 +555,11 @@ static bool read_number(struct text t, double *out)
     digits[t.length] = 0;
     if (strpbrk(digits, "xXpPnN")) // what strtod knows and Python does not
         return false;
-    *out = strtod(digits, &end);
-    return !*end;
+    double number = strtod(digits, &end);
+    if (*end)
+        return false;
+    *out = number;
+    return true;
 }
 
 static bool filter_int(struct render *r, const struct value *in, const struct call *c, struct value *out)

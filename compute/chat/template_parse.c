@@ -154,11 +154,18 @@ static bool read_string(struct parser *p, char quote)
             continue;
         }
         c = p->source[++i];
-        static const char from[] = "nrtbfav0\\'\"", to[] = "\n\r\t\b\f\a\v\0\\'\"";
+        static const char from[] = "nrtbfav\\'\"", to[] = "\n\r\t\b\f\a\v\\'\"";
         const char *known = memchr(from, c, sizeof from - 1);
         size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
         if (c == '\n') {
             p->line++;
+        } else if (c >= '0' && c <= '7') { // up to three octal digits
+            uint32_t value = 0;
+            size_t most = i + 3 < end ? i + 3 : end;
+            for (; i < most && p->source[i] >= '0' && p->source[i] <= '7'; i++)
+                value = value * 8 + (uint32_t)(p->source[i] - '0');
+            used += put_utf8(value, text + used);
+            i--;
         } else if (known) {
             text[used++] = to[known - from];
         } else if (digits && i + digits < end) {

@@ -186,6 +186,8 @@ static void expressions_give_what_jinja_gives(void **state)
          "True True True True False True"},
         {"{{ strftime_now('%Y-%m-%d') }} {{ d.get('q', 9) }} {{ d.items()|list }} {{ range(5, 0, -2)|list }}",
          "1970-01-02 9 [('b', 1), ('a', 2)] [5, 3, 1]"},
+        {"{{ 'ab|cd (ef'|title }} {{ 'ab|cd'.title() }} {{ 'aB c'|capitalize }}", "Ab|cd (Ef Ab|Cd Ab c"},
+        {"{{ '1.5x'|float }} {{ '1.5'|float }} {{ 'x'|int(7) }} {{ '\\101\\1018' }}", "0.0 1.5 7 AA8"},
         {"{{ -x|abs }} {{ (1 if x else 2) + 3 }} {{ 'a' 'b' ~ 1 }} {{ 'tab\\t\\x41' }}", "5 4 ab1 tab\tA"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -243,6 +245,7 @@ static void text_remembers_where_it_came_from(void **state)
         {"a{{ messages[0].content }}b", "-1:a|0: Be brief |-1:b"},
         {"{{ '<' + messages[0].content|trim + '>' }}", "-1:<|0:Be brief|-1:>"},
         {"{{ ('<' ~ messages[0].content.strip() ~ '>')[0:3] }}", "-1:<|0:Be"},
+        {"{{ ('<<' ~ messages[0].content.strip() ~ '>>')[1:-1] }}", "-1:<|0:Be brief|-1:>"},
         {"{{ messages[0].content.replace('brief', 'long').split('lo')[0] }}", "0: Be "},
         {"{{ messages[0].role }}{{ messages[1].content[0].type }}", "-1:systemimage"},
         {"{% for m in messages[1:] %}{{ m.content[-1].text if m.content is not string else m.content }}{% endfor %}",

@@ -121,6 +121,11 @@ static void spans_merge_across_borders_and_guard_untrusted_text(void **state)
     REQUIRE_OK(tokenizer_encode_spans(tiny, bad, 3, &guarded, NULL, &err));
     REQUIRE(has(&guarded, start) && !has(&guarded, end));
     token_ids_free(&guarded);
+    // Nor a plain added token where nothing may match.
+    struct tokenizer_span none[] = {{"<tool_", 6, TOKENIZER_MATCH_ALL}, {"call><tool_call>", 16, TOKENIZER_MATCH_NONE}};
+    REQUIRE_OK(tokenizer_encode_spans(tiny, none, 2, &guarded, NULL, &err));
+    REQUIRE(!has(&guarded, tokenizer_find(tiny, "<tool_call>")));
+    token_ids_free(&guarded);
 }
 
 static void ends_of_spans_count_the_tokens_before_them(void **state)
@@ -140,6 +145,14 @@ static void ends_of_spans_count_the_tokens_before_them(void **state)
         REQUIRE_STRING(text.data, wanted[i]);
         token_text_free(&text);
     }
+    token_ids_free(&ids);
+    // A border inside a text that composition shortens.
+    struct tokenizer_span inner[] = {{"e\xcc\x81" "e\xcc\x81", 6, TOKENIZER_MATCH_ALL}, {"x!", 2, TOKENIZER_MATCH_ALL}};
+    REQUIRE_OK(tokenizer_encode_spans(tiny, inner, 2, &ids, ends, &err));
+    struct token_ids head = encode(tiny, "\xc3\xa9\xc3\xa9", TOKENIZER_MATCH_ALL);
+    REQUIRE_INT(ends[0], head.count);
+    REQUIRE(ends[1] == ids.count && ids.count > head.count);
+    token_ids_free(&head);
     token_ids_free(&ids);
     // Nothing at all.
     REQUIRE_OK(tokenizer_encode_spans(tiny, spans + 1, 1, &ids, ends, &err));
@@ -365,6 +378,34 @@ static void wrong_files_are_refused_by_name(void **state)
     REQUIRE(!tokenizer_load("no/such/file.json", &err));
 }
 
+static void white_space_is_unicodes_and_not_pcres(void **state)
+{
+    (void)state;
+    // U+180E has not been white space since Unicode 6.3; U+0085 is. "a" merges with the first byte of both.
+    static const char *const patterns[] = {"\\s+|\\S+", "[\\s]+|[^\\s]+", "[^\\S]+|[\\S]+"};
+    for (size_t i = 0; i < 3; i++) {
+        json_t *root = base_json(), *model = json_object_get(root, "model"), *vocab = json_object_get(model, "vocab");
+        json_object_set_new(vocab, "a\xc3\xa1", json_integer(256)); // a + byte e1
+        json_object_set_new(vocab, "a\xc3\x82", json_integer(257)); // a + byte c2
+        json_object_set_new(model, "merges", json_pack("[[s, s], [s, s]]", "a", "\xc3\xa1", "a", "\xc3\x82"));
+        json_object_set_new(root, "pre_tokenizer", json_pack(
+            "{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s, s:b, s:b}]}", "type", "Sequence", "pretokenizers", "type", "Split", "pattern",
+            "Regex", patterns[i], "behavior", "Isolated", "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0));
+        char *text = json_dumps(root, 0);
+        struct tokenizer *t = tokenizer_parse(text, strlen(text), NULL, 0, &err);
+        REQUIRE(t);
+        struct token_ids one = encode(t, "a\xe1\xa0\x8e", TOKENIZER_MATCH_ALL), two = encode(t, "a\xc2\x85", TOKENIZER_MATCH_ALL);
+        REQUIRE_INT(one.ids[0], 256);
+        REQUIRE_INT(one.count, 3);
+        REQUIRE_INT(two.count, 3);
+        token_ids_free(&one);
+        token_ids_free(&two);
+        tokenizer_destroy(&t);
+        free(text);
+        json_decref(root);
+    }
+}
+
 static void added_tokens_match_longest_and_after_composition(void **state)
 {
     (void)state;
@@ -501,6 +542,7 @@ int main(void)
         cmocka_unit_test(ill_formed_utf8_is_replaced_by_maximal_parts),
         cmocka_unit_test(long_pieces_take_no_quadratic_time),
         cmocka_unit_test(wrong_files_are_refused_by_name),
+        cmocka_unit_test(white_space_is_unicodes_and_not_pcres),
         cmocka_unit_test(added_tokens_match_longest_and_after_composition),
         cmocka_unit_test(config_adds_the_tokens_the_file_lacks),
         cmocka_unit_test(failed_allocations_are_errors),
