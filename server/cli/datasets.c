@@ -1,5 +1,6 @@
 // `vireo datasets`
 #include "server/cli/cli.h"
+#include "server/cli/draw.h"
 
 #include "compute/base/fault.h"
 #include "compute/dataset/shapes.h"
@@ -14,11 +15,14 @@ static const char usage[] =
     "usage: vireo datasets generate shapes --out DIR --count N [--kind sft|rft] [--objects MIN[-MAX]] [--pairs] [--sloppy]\n"
     "                                      [--scenes N] [--seed N]\n"
     "       vireo datasets upload PATH... --name NAME\n"
+    "       vireo datasets draw DIR --before ROWS.json [--after ROWS.json] --out FILE.png [--count N]\n"
     "       vireo datasets list\n"
     "       vireo datasets delete ID\n\n"
     "generate  synthetic scenes of coloured shapes with questions about them: train.jsonl and one PNG a scene in DIR\n"
     "upload    JSON lines (VLM-R1's or OpenAI's form) with their pictures; a PATH is a file, an archive or a folder whose\n"
-    "          .jsonl and picture files are taken. Prints the dataset's id and the id of its training file.\n";
+    "          .jsonl and picture files are taken. Prints the dataset's id and the id of its training file.\n"
+    "draw      the first N rows of DIR (as generate writes it) with their true boxes and those of one or two evaluations\n"
+    "          (vireo eval --rows ROWS.json), as one PNG\n";
 
 struct generate {
     const char *out, *count, *kind, *objects, *scenes, *seed;
@@ -184,21 +188,36 @@ static int list_or_delete(const struct cli_client_options *client, const char *i
     return CLI_DONE;
 }
 
+static int draw(const char *folder, struct draw_params *d, const struct generate *g)
+{
+    struct vireo_error err;
+    long long count = 12;
+    if (!cli_number("--count", g->count, 1, 48, &count))
+        return CLI_USAGE;
+    d->data = folder;
+    d->out = g->out;
+    d->count = (uint32_t)count;
+    return draw_comparison(d, &err) ? CLI_DONE : cli_report(&err);
+}
+
 int cli_datasets(int argc, char **argv)
 {
     struct cli_client_options client = {0};
     struct generate g = {0};
+    struct draw_params d = {0};
     const char *name = NULL, *rest[64];
     bool json = false;
     const struct cli_option options[] = {
-        {"--out", "DIR folder to write", &g.out, NULL},
-        {"--count", "N rows", &g.count, NULL},
+        {"--out", "PATH folder or picture to write", &g.out, NULL},
+        {"--count", "N rows (draw: 12)", &g.count, NULL},
         {"--kind", "KIND sft: with answers; rft: questions with what graders need (sft)", &g.kind, NULL},
         {"--objects", "RANGE objects a scene, such as 1, or 2-3 (1)", &g.objects, NULL},
         {"--scenes", "N pool of scenes the rows draw from; 0: a new one for each", &g.scenes, NULL},
         {"--seed", "N the same seed gives the same bytes (0)", &g.seed, NULL},
         {"--pairs", "-after each question one about another object of the picture", NULL, &g.pairs},
         {"--sloppy", "-labels as a hasty annotator writes them (sft)", NULL, &g.sloppy},
+        {"--before", "FILE rows of an evaluation", &d.before, NULL},
+        {"--after", "FILE rows of a second evaluation", &d.after, NULL},
         {"--name", "NAME what the dataset is called", &name, NULL},
         {"--json", "-the answer as it came", NULL, &json},
         {"--data", "DIR reach the server that has this folder open", &client.data, NULL},
@@ -211,6 +230,8 @@ int cli_datasets(int argc, char **argv)
     const char *command = count ? rest[0] : "";
     if (strcmp(command, "generate") == 0 && count == 2 && strcmp(rest[1], "shapes") == 0 && g.out && g.count)
         return generate(&g);
+    if (strcmp(command, "draw") == 0 && count == 2 && g.out && d.before)
+        return draw(rest[1], &d, &g);
     if (strcmp(command, "upload") == 0 && count >= 2 && name)
         return upload(&client, name, rest + 1, count - 1, json);
     if (strcmp(command, "list") == 0 && count == 1)

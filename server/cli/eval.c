@@ -1,6 +1,7 @@
 // `vireo eval`: creates an evaluation, waits for it, prints the score.
 #include "server/cli/cli.h"
 
+#include "compute/base/file.h"
 #include "compute/base/json.h"
 
 #include <stdio.h>
@@ -9,7 +10,8 @@
 #include <time.h>
 
 static const char usage[] =
-    "usage: vireo eval --model M --dataset D --grader G.json [--temperature T] [--n N] [--max-tokens N] [--limit N] [--seed N] [--json]\n\n"
+    "usage: vireo eval --model M --dataset D --grader G.json [--temperature T] [--n N] [--max-tokens N] [--limit N]\n"
+    "                  [--seed N] [--rows FILE] [--json]\n\n"
     "D is a dataset's id or a file's id. G.json holds a grader (see POST /v1/fine_tuning/alpha/graders/run). Temperature 0 is greedy.\n";
 
 static const char *text_of(const json_t *o, const char *key)
@@ -18,7 +20,32 @@ static const char *text_of(const json_t *o, const char *key)
     return text ? text : "";
 }
 
-static int wait_for(struct http_client *c, const char *id, bool json)
+// All rows of a result, page by page, as one JSON list.
+static bool save_rows(struct http_client *c, const char *id, const char *file, struct vireo_error *err)
+{
+    char path[256];
+    json_t *all = json_array(), *page = NULL;
+    bool done = all || vireo_fail_memory(err, 64), more = true;
+    for (json_int_t after = -1; done && more; after = (json_int_t)json_array_size(all) - 1) {
+        int used = snprintf(path, sizeof path, "/v1/vireo/evaluations/%s/rows?limit=100", id);
+        if (after >= 0)
+            snprintf(path + used, sizeof path - (size_t)used, "&after=%lld", (long long)after);
+        done = http_client_json(c, "GET", path, NULL, &page, err);
+        const json_t *rows = done ? json_object_get(page, "data") : NULL;
+        more = json_array_size(rows) > 0 && json_is_true(json_object_get(page, "has_more"));
+        if (done && json_array_extend(all, json_object_get(page, "data")) != 0)
+            done = vireo_fail_memory(err, 64);
+        json_decref(page);
+        page = NULL;
+    }
+    char *text = done ? json_dumps(all, JSON_INDENT(1)) : NULL;
+    done = done && (text || vireo_fail_memory(err, 64)) && file_write_atomic(file, text, strlen(text), err);
+    free(text);
+    json_decref(all);
+    return done;
+}
+
+static int wait_for(struct http_client *c, const char *id, const char *rows, bool json)
 {
     char path[256];
     struct vireo_error err;
@@ -36,6 +63,10 @@ static int wait_for(struct http_client *c, const char *id, bool json)
         }
         if (!good)
             fprintf(stderr, "vireo: the evaluation is %s: %s\n", status, text_of(json_object_get(e, "error"), "message"));
+        if (good && rows && !save_rows(c, id, rows, &err)) {
+            json_decref(e);
+            return cli_report(&err);
+        }
         if (json) {
             cli_print(e);
             return good ? CLI_DONE : CLI_FAILED;
@@ -59,7 +90,7 @@ int cli_eval(int argc, char **argv)
 {
     struct cli_client_options client = {0};
     const char *model = NULL, *dataset = NULL, *grader_file = NULL, *temperature = NULL, *n_text = NULL, *tokens = NULL;
-    const char *limit = NULL, *seed = NULL, *rest[1];
+    const char *limit = NULL, *seed = NULL, *rows = NULL, *rest[1];
     bool json = false;
     const struct cli_option options[] = {
         {"--model", "NAME which model", &model, NULL},
@@ -70,6 +101,7 @@ int cli_eval(int argc, char **argv)
         {"--max-tokens", "N longest answer (256)", &tokens, NULL},
         {"--limit", "N first rows only (all)", &limit, NULL},
         {"--seed", "N of the sampling (0)", &seed, NULL},
+        {"--rows", "FILE write every row with its answers there, as JSON", &rows, NULL},
         {"--json", "-the whole object", NULL, &json},
         {"--data", "DIR reach the server that has this folder open", &client.data, NULL},
         {0},
@@ -108,7 +140,7 @@ int cli_eval(int argc, char **argv)
     json_decref(body);
     if (!c)
         return CLI_UNREACHABLE;
-    status = done ? wait_for(c, text_of(answer, "id"), json) : cli_report(&err);
+    status = done ? wait_for(c, text_of(answer, "id"), rows, json) : cli_report(&err);
     json_decref(answer);
     http_client_destroy(&c);
     return status;
