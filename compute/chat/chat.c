@@ -20,7 +20,8 @@ bool chat_role_is_known(const char *role)
 }
 
 // Room for one more element of an array in the arena: doubles by copying, the old block stays until the arena goes.
-static bool make_room(struct arena *a, void *array, size_t count, size_t *capacity, size_t size, struct vireo_error *err)
+static bool make_room(struct arena *a, void *array, size_t count, size_t *capacity, size_t size,
+                      struct vireo_error *err)
 {
     if (count < *capacity)
         return true;
@@ -53,7 +54,8 @@ static struct chat_message *last_message(struct chat *c)
 struct chat_message *chat_add_message(struct chat *c, const char *role, struct vireo_error *err)
 {
     if (!chat_role_is_known(role)) {
-        vireo_fail_param(err, "role", "The role is \"%.40s\"; allowed are system, developer, user, assistant and tool.", role);
+        vireo_fail_param(err, "role", "The role is \"%.40s\"; allowed are system, developer, user, assistant and tool.",
+                         role);
         return NULL;
     }
     const char *name;
@@ -95,7 +97,8 @@ bool chat_add_image(struct chat *c, uint32_t image, struct vireo_error *err)
     return true;
 }
 
-bool chat_add_tool_call(struct chat *c, const char *id, const char *name, const char *arguments, struct vireo_error *err)
+bool chat_add_tool_call(struct chat *c, const char *id, const char *name, const char *arguments,
+                        struct vireo_error *err)
 {
     struct chat_message *m = last_message(c);
     struct chat_tool_call call = {0};
@@ -189,8 +192,9 @@ static json_t *content_value(const struct chat *c, const struct chat_message *m,
     json_t *list = json_array();
     for (size_t i = 0; list && i < m->part_count; i++) {
         const struct chat_part *p = &m->parts[i];
-        json_t *part = p->kind == CHAT_IMAGE ? json_pack("{s:s}", "type", "image")
-                                             : json_pack("{s:s, s:o}", "type", "text", "text", text_value(p->text, p->length));
+        json_t *part = p->kind == CHAT_IMAGE
+                           ? json_pack("{s:s}", "type", "image")
+                           : json_pack("{s:s, s:o}", "type", "text", "text", text_value(p->text, p->length));
         if (json_array_append_new(list, part) != 0) {
             json_decref(list);
             list = NULL;
@@ -238,8 +242,10 @@ json_t *chat_messages_json(const struct chat *c, struct vireo_error *err)
         json_t *m = message_value(c, &c->messages[i], err);
         ok = m && json_array_append_new(list, m) == 0;
         if (!ok)
-            vireo_fail(err, VIREO_NO_MEMORY, "message %zu could not be prepared for the template: no memory, or text that "
-                       "is not UTF-8", i);
+            vireo_fail(err, VIREO_NO_MEMORY,
+                       "message %zu could not be prepared for the template: no memory, or text that "
+                       "is not UTF-8",
+                       i);
     }
     if (!ok) {
         json_decref(list);

@@ -65,8 +65,9 @@ const char *chat_message_text(const struct chat *c, size_t message, struct vireo
 
 // The messages as chat templates want them, a new reference (json_decref). A message without images has its content as
 // one string (text parts joined; "" if there are none), one with images as a list of {"type":"text","text"} and
-// {"type":"image"}. Tool calls: [{"type":"function","id","function":{"name","arguments"}}], arguments parsed if they are
-// JSON, for the templates print them by tojson. Role "developer" becomes "system": the families' templates know no other.
+// {"type":"image"}. Tool calls: [{"type":"function","id","function":{"name","arguments"}}], arguments parsed if they
+// are JSON, for the templates print them by tojson. Role "developer" becomes "system": the families' templates know no
+// other.
 json_t *chat_messages_json(const struct chat *c, struct vireo_error *err);
 
 #endif

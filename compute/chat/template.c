@@ -72,7 +72,8 @@ static struct chat_template *from_value(const json_t *value, const char *file, s
                 tools = json_object_get(each, "template");
         }
     if (!json_is_string(main)) {
-        vireo_fail(err, VIREO_CORRUPT, "%s: chat_template must be a string or a list with a template named \"default\"", file);
+        vireo_fail(err, VIREO_CORRUPT, "%s: chat_template must be a string or a list with a template named \"default\"",
+                   file);
         return NULL;
     }
     struct chat_template *t = create(json_string_value(main), json_string_length(main), err);
@@ -130,8 +131,10 @@ struct chat_template *template_load(const char *folder, struct vireo_error *err)
         failed = !t;
     }
     if (!t && !failed)
-        vireo_fail(err, VIREO_NOT_FOUND, "%s has no chat template: neither chat_template.jinja nor chat_template.json, and "
-                   "tokenizer_config.json holds none", folder);
+        vireo_fail(err, VIREO_NOT_FOUND,
+                   "%s has no chat template: neither chat_template.jinja nor chat_template.json, and "
+                   "tokenizer_config.json holds none",
+                   folder);
     if (t && !read_tokens(t, config, err))
         template_destroy(&t);
     json_decref(holder);

@@ -5,13 +5,13 @@
 // that cannot be changed. Statements: if/elif/else, for (else, filter, unpacking, recursive refused), set (also blocks,
 // tuples, namespace attributes), macro, filter blocks, break, continue, raw, generation (its body is rendered).
 // Expressions: all of Jinja's operators, slices, conditional, calls, `is` tests, the filters and string methods that
-// templates use. Anything else is refused when the template is parsed or run, by its name. Two things differ from Jinja:
-// changing the case of letters that are not ASCII is refused, and a list that is printed whole shows characters beyond
-// ASCII as they are, where Python escapes those it cannot print.
+// templates use. Anything else is refused when the template is parsed or run, by its name. Two things differ from
+// Jinja: changing the case of letters that are not ASCII is refused, and a list that is printed whole shows characters
+// beyond ASCII as they are, where Python escapes those it cannot print.
 //
-// Limits: 1e6 steps, 4 MiB of output, 64 levels of nesting and of macro calls, 96 MiB of working memory, 1 MiB of source:
-// a template is a program from a model folder, not to be trusted with our time or memory.
-// A template never changes after loading: any number of threads may render it at once.
+// Limits: 1e6 steps, 4 MiB of output, 64 levels of nesting and of macro calls, 96 MiB of working memory, 1 MiB of
+// source: a template is a program from a model folder, not to be trusted with our time or memory. A template never
+// changes after loading: any number of threads may render it at once.
 #ifndef VIREO_CHAT_TEMPLATE_H
 #define VIREO_CHAT_TEMPLATE_H
 
@@ -33,10 +33,10 @@ enum {
 
 struct chat_template;
 
-// From a model folder: chat_template.jinja, else chat_template.json, else tokenizer_config.json ("chat_template", a string
-// or a list of named ones: "default", and "tool_use" when tools are given). The special tokens of tokenizer_config.json
-// (bos_token, eos_token, ...) become variables. VIREO_NOT_FOUND: the folder has no template. VIREO_CORRUPT: the
-// template does not parse; the message names the line.
+// From a model folder: chat_template.jinja, else chat_template.json, else tokenizer_config.json ("chat_template", a
+// string or a list of named ones: "default", and "tool_use" when tools are given). The special tokens of
+// tokenizer_config.json (bos_token, eos_token, ...) become variables. VIREO_NOT_FOUND: the folder has no template.
+// VIREO_CORRUPT: the template does not parse; the message names the line.
 struct chat_template *template_load(const char *folder, struct vireo_error *err);
 struct chat_template *template_parse(const char *source, size_t length, struct vireo_error *err);
 void template_destroy(struct chat_template **t); // NULL and a NULL pointer are fine
@@ -66,8 +66,8 @@ struct template_output {
     size_t segment_count;
 };
 
-// Output in the arena `a`. Errors: VIREO_INVALID (the template refuses these messages by raise_exception, or a value has
-// the wrong type; the message says where), VIREO_TOO_LARGE (a limit), VIREO_UNSUPPORTED, VIREO_NO_MEMORY.
+// Output in the arena `a`. Errors: VIREO_INVALID (the template refuses these messages by raise_exception, or a value
+// has the wrong type; the message says where), VIREO_TOO_LARGE (a limit), VIREO_UNSUPPORTED, VIREO_NO_MEMORY.
 bool template_render(const struct chat_template *t, const struct template_input *in, struct arena *a,
                      struct template_output *out, struct vireo_error *err);
 

@@ -121,7 +121,8 @@ static bool put_sequence(struct dump *d, const struct value *v)
     for (size_t i = 0; i < count; i++)
         if ((i && !put(d, d->style->item_separator)) || !put_break(d, d->depth) || !put_value(d, &items[i]))
             return false;
-    return (count == 0 || put_break(d, d->depth - 1)) && (!tuple || count != 1 || put(d, ",")) && put(d, tuple ? ")" : "]");
+    return (count == 0 || put_break(d, d->depth - 1)) && (!tuple || count != 1 || put(d, ",")) &&
+           put(d, tuple ? ")" : "]");
 }
 
 static int by_key(const void *a, const void *b)
@@ -186,7 +187,8 @@ static bool put_value(struct dump *d, const struct value *v)
     if (python && v->kind == VALUE_UNDEFINED)
         return put(d, "Undefined");
     if (!value_is_sequence(v) && !value_is_mapping(v))
-        return render_fail(d->r, VIREO_INVALID, "%s cannot be written as %s", value_kind_name(v), python ? "text" : "JSON");
+        return render_fail(d->r, VIREO_INVALID, "%s cannot be written as %s", value_kind_name(v),
+                           python ? "text" : "JSON");
     if (++d->depth > TEMPLATE_MAX_DEPTH)
         return render_fail(d->r, VIREO_TOO_LARGE, "values nested deeper than %d levels", TEMPLATE_MAX_DEPTH);
     bool ok = value_is_sequence(v) ? put_sequence(d, v) : put_mapping(d, v);

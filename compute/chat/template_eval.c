@@ -90,9 +90,15 @@ static bool loop_attribute(const struct loop *l, const char *name, struct value 
         const char *name;
         struct value value;
     } known[] = {
-        {"index0", value_integer(i)},         {"index", value_integer(i + 1)},   {"revindex0", value_integer(n - 1 - i)},
-        {"revindex", value_integer(n - i)},   {"first", value_bool(i == 0)},     {"last", value_bool(i == n - 1)},
-        {"length", value_integer(n)},         {"depth", value_integer(l->depth)}, {"depth0", value_integer(l->depth - 1)},
+        {"index0", value_integer(i)},
+        {"index", value_integer(i + 1)},
+        {"revindex0", value_integer(n - 1 - i)},
+        {"revindex", value_integer(n - i)},
+        {"first", value_bool(i == 0)},
+        {"last", value_bool(i == n - 1)},
+        {"length", value_integer(n)},
+        {"depth", value_integer(l->depth)},
+        {"depth0", value_integer(l->depth - 1)},
         {"previtem", i > 0 ? l->items[i - 1] : value_undefined("loop.previtem")},
         {"nextitem", i + 1 < n ? l->items[i + 1] : value_undefined("loop.nextitem")},
     };
@@ -107,7 +113,8 @@ static bool loop_attribute(const struct loop *l, const char *name, struct value 
 
 static bool refuse_undefined(struct render *r, const struct value *v, const char *what)
 {
-    return render_fail(r, VIREO_INVALID, "%s is undefined, so it has no %s", v->as.name ? v->as.name : "the value", what);
+    return render_fail(r, VIREO_INVALID, "%s is undefined, so it has no %s", v->as.name ? v->as.name : "the value",
+                       what);
 }
 
 static bool index_value(struct render *r, const struct value *of, const struct value *key, struct value *out)
@@ -180,7 +187,8 @@ bool get_attribute(struct render *r, const struct value *of, const char *name, s
             end++;
         char part[128];
         if (end - start >= sizeof part || end == start)
-            return render_fail(r, VIREO_INVALID, "\"%.*s\" is not the name of an attribute", (int)VIREO_MIN(length, 60u), name);
+            return render_fail(r, VIREO_INVALID, "\"%.*s\" is not the name of an attribute",
+                               (int)VIREO_MIN(length, 60u), name);
         memcpy(part, name + start, end - start);
         part[end - start] = 0;
         char *rest;
@@ -330,7 +338,8 @@ static bool call_value(struct render *r, const struct value *what, const struct 
     if (what->kind == VALUE_FUNCTION)
         return call_function(r, what->as.function, c, out);
     if (what->kind == VALUE_UNDEFINED)
-        return render_fail(r, VIREO_INVALID, "%s is undefined and cannot be called", what->as.name ? what->as.name : "the value");
+        return render_fail(r, VIREO_INVALID, "%s is undefined and cannot be called",
+                           what->as.name ? what->as.name : "the value");
     return render_fail(r, VIREO_INVALID, "%s cannot be called", value_kind_name(what));
 }
 
@@ -473,7 +482,8 @@ static bool integers(struct render *r, enum operator op, int64_t a, int64_t b, s
             wrong = op == OP_FLOOR && __builtin_sub_overflow((int64_t)0, a, &made);
             break;
         }
-        made = op == OP_FLOOR ? a / b - (a % b != 0 && (a < 0) != (b < 0)) : a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
+        made = op == OP_FLOOR ? a / b - (a % b != 0 && (a < 0) != (b < 0))
+                              : a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
     }
     if (wrong)
         return render_fail(r, VIREO_INVALID, "the number is too large");
@@ -481,7 +491,8 @@ static bool integers(struct render *r, enum operator op, int64_t a, int64_t b, s
     return true;
 }
 
-static bool arithmetic(struct render *r, enum operator op, const struct value *a, const struct value *b, struct value *out)
+static bool arithmetic(struct render *r, enum operator op, const struct value *a, const struct value *b,
+                       struct value *out)
 {
     bool reals = a->kind == VALUE_REAL || b->kind == VALUE_REAL || op == OP_DIV ||
                  (op == OP_POW && whole(b) < 0);
@@ -750,8 +761,9 @@ static bool execute_for(struct render *r, const struct node *n)
     for (size_t i = 0; i < loop.count; i++) {
         kept->index = i;
         struct value itself = {.kind = VALUE_LOOP, .as.loop = kept};
-        if (!render_spend(r, 1) || !push_turn(r, turn) || !dict_set(r, &r->scope->variables, value_text("loop"), itself) ||
-            !assign(r, n->kids[0], items[i]) || !execute(r, n->kids[3]))
+        if (!render_spend(r, 1) || !push_turn(r, turn) ||
+            !dict_set(r, &r->scope->variables, value_text("loop"), itself) || !assign(r, n->kids[0], items[i]) ||
+            !execute(r, n->kids[3]))
             return false;
         turn = r->scope;
         r->scope = outer;

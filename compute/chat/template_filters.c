@@ -34,7 +34,8 @@ static struct value from_text(struct text t)
 static bool copy_items(struct render *r, const struct value *in, struct value **items, size_t *count)
 {
     struct value *from;
-    if (!value_items(r, in, &from, count) || !render_spend(r, *count / 4) || !(*items = render_take(r, *count, sizeof *from)))
+    if (!value_items(r, in, &from, count) || !render_spend(r, *count / 4) ||
+        !(*items = render_take(r, *count, sizeof *from)))
         return false;
     if (*count)
         memcpy(*items, from, *count * sizeof *from);
@@ -76,7 +77,8 @@ static bool filter_tojson(struct render *r, const struct value *in, const struct
         style.key_separator = copies[1];
     }
     if (in->kind == VALUE_UNDEFINED)
-        return render_fail(r, VIREO_INVALID, "%s is undefined and cannot be written as JSON", in->as.name ? in->as.name : "a value");
+        return render_fail(r, VIREO_INVALID, "%s is undefined and cannot be written as JSON",
+                           in->as.name ? in->as.name : "a value");
     struct text text;
     if (!value_dump(r, in, &style, &text))
         return false;
@@ -84,7 +86,8 @@ static bool filter_tojson(struct render *r, const struct value *in, const struct
     return true;
 }
 
-static bool by_method(struct render *r, const char *method, const struct value *in, const struct call *c, struct value *out)
+static bool by_method(struct render *r, const char *method, const struct value *in, const struct call *c,
+                      struct value *out)
 {
     struct text t;
     bool known;
@@ -203,7 +206,8 @@ static bool filter_escape(struct render *r, const struct value *in, const struct
 
 static bool filter_indent(struct render *r, const struct value *in, const struct call *c, struct value *out)
 {
-    const struct value *width = call_get(c, 0, "width"), *first = call_get(c, 1, "first"), *blank = call_get(c, 2, "blank");
+    const struct value *width = call_get(c, 0, "width"), *first = call_get(c, 1, "first"),
+                       *blank = call_get(c, 2, "blank");
     struct text t, prefix = {.bytes = "                                ", .length = 4, .origin = TEMPLATE_OWN};
     if (width && width->kind == VALUE_TEXT)
         prefix = width->as.text;
@@ -219,7 +223,8 @@ static bool filter_indent(struct render *r, const struct value *in, const struct
             end++;
         bool indented = start == 0 ? first && value_truth(first) : end > start || (blank && value_truth(blank));
         ok = (!indented || builder_add(r, &b, prefix)) &&
-             builder_add(r, &b, text_slice(r, t, start, end < t.length ? end + 1 : end, &ok)) && ok && render_spend(r, 1);
+             builder_add(r, &b, text_slice(r, t, start, end < t.length ? end + 1 : end, &ok)) && ok &&
+             render_spend(r, 1);
         start = end + 1;
     }
     if (ok)
@@ -241,8 +246,10 @@ static bool filter_join(struct render *r, const struct value *in, const struct c
         struct text t;
         if (attribute && (attribute->kind != VALUE_TEXT ||
                           !get_attribute(r, &items[i], attribute->as.text.bytes, attribute->as.text.length, &item)))
-            return attribute->kind == VALUE_TEXT ? false : render_fail(r, VIREO_INVALID, "join: attribute must be a string");
-        if (!render_spend(r, 1) || !text_of(r, &item, &t) || (i && !builder_add(r, &b, between)) || !builder_add(r, &b, t))
+            return attribute->kind == VALUE_TEXT ? false
+                                                 : render_fail(r, VIREO_INVALID, "join: attribute must be a string");
+        if (!render_spend(r, 1) || !text_of(r, &item, &t) || (i && !builder_add(r, &b, between)) ||
+            !builder_add(r, &b, t))
             return false;
     }
     *out = builder_value(&b);
@@ -255,7 +262,8 @@ static bool take_end(struct render *r, const struct value *in, bool last, struct
     size_t count;
     if (!value_items(r, in, &items, &count))
         return false;
-    *out = count ? items[last ? count - 1 : 0] : value_undefined(last ? "the last of an empty list" : "the first of an empty list");
+    *out = count ? items[last ? count - 1 : 0]
+                 : value_undefined(last ? "the last of an empty list" : "the first of an empty list");
     return true;
 }
 
@@ -377,7 +385,8 @@ static bool filter_sort(struct render *r, const struct value *in, const struct c
         struct value key = items[i];
         if (attribute && (attribute->kind != VALUE_TEXT ||
                           !get_attribute(r, &items[i], attribute->as.text.bytes, attribute->as.text.length, &key)))
-            return attribute->kind == VALUE_TEXT ? false : render_fail(r, VIREO_INVALID, "sort: attribute must be a string");
+            return attribute->kind == VALUE_TEXT ? false
+                                                 : render_fail(r, VIREO_INVALID, "sort: attribute must be a string");
         if (!sort_key(r, key, exact && value_truth(exact), &pairs[i].key))
             return false;
         pairs[i].value = items[i];
@@ -455,7 +464,8 @@ static struct call rest_of(const struct call *c, size_t skip)
     return rest;
 }
 
-static bool name_of(struct render *r, const struct value *v, const char *what, bool (*is_known)(const char *), char name[64])
+static bool name_of(struct render *r, const struct value *v, const char *what, bool (*is_known)(const char *),
+                    char name[64])
 {
     if (!v || v->kind != VALUE_TEXT || v->as.text.length >= 64)
         return render_fail(r, VIREO_INVALID, "expected the name of a %s", what);
@@ -620,7 +630,11 @@ static bool filter_round(struct render *r, const struct value *in, const struct 
     double scale = pow(10, (double)digits), number = value_number(in) * scale;
     bool up = method && method->kind == VALUE_TEXT && text_is(method->as.text, "ceil");
     bool down = method && method->kind == VALUE_TEXT && text_is(method->as.text, "floor");
-    *out = (struct value){.kind = VALUE_REAL, .as.real = (up ? ceil(number) : down ? floor(number) : rint(number)) / scale};
+    *out = (struct value){.kind = VALUE_REAL,
+                          .as.real = (up     ? ceil(number)
+                                      : down ? floor(number)
+                                             : rint(number)) /
+                                     scale};
     return true;
 }
 
@@ -643,7 +657,8 @@ static bool filter_sum(struct render *r, const struct value *in, const struct ca
             return render_fail(r, VIREO_INVALID, "sum: %s is not a number", value_kind_name(&v));
         is_real = is_real || v.kind == VALUE_REAL;
         real += value_number(&v);
-        if (v.kind != VALUE_REAL && __builtin_add_overflow(whole, v.kind == VALUE_BOOL ? v.as.boolean : v.as.integer, &whole))
+        if (v.kind != VALUE_REAL &&
+            __builtin_add_overflow(whole, v.kind == VALUE_BOOL ? v.as.boolean : v.as.integer, &whole))
             return render_fail(r, VIREO_INVALID, "sum: the number is too large");
     }
     *out = is_real ? (struct value){.kind = VALUE_REAL, .as.real = real} : value_integer(whole);
@@ -683,15 +698,42 @@ static const struct {
     const char *name;
     filter_fn apply;
 } filters[] = {
-    {"tojson", filter_tojson},   {"trim", filter_trim},         {"length", filter_length},     {"count", filter_length},
-    {"default", filter_default}, {"d", filter_default},         {"lower", filter_lower},       {"upper", filter_upper},
-    {"title", filter_title},     {"capitalize", filter_capitalize}, {"replace", filter_replace}, {"join", filter_join},
-    {"first", filter_first},     {"last", filter_last},         {"list", filter_list},         {"reverse", filter_reverse},
-    {"unique", filter_unique},   {"sort", filter_sort},         {"items", filter_items},       {"dictsort", filter_dictsort},
-    {"map", filter_map},         {"select", filter_select},     {"reject", filter_reject},     {"selectattr", filter_selectattr},
-    {"rejectattr", filter_rejectattr}, {"string", filter_string}, {"int", filter_int},         {"float", filter_float},
-    {"abs", filter_abs},         {"round", filter_round},       {"sum", filter_sum},           {"min", filter_min},
-    {"max", filter_max},         {"safe", filter_same},         {"escape", filter_escape},     {"e", filter_escape},
+    {"tojson", filter_tojson},
+    {"trim", filter_trim},
+    {"length", filter_length},
+    {"count", filter_length},
+    {"default", filter_default},
+    {"d", filter_default},
+    {"lower", filter_lower},
+    {"upper", filter_upper},
+    {"title", filter_title},
+    {"capitalize", filter_capitalize},
+    {"replace", filter_replace},
+    {"join", filter_join},
+    {"first", filter_first},
+    {"last", filter_last},
+    {"list", filter_list},
+    {"reverse", filter_reverse},
+    {"unique", filter_unique},
+    {"sort", filter_sort},
+    {"items", filter_items},
+    {"dictsort", filter_dictsort},
+    {"map", filter_map},
+    {"select", filter_select},
+    {"reject", filter_reject},
+    {"selectattr", filter_selectattr},
+    {"rejectattr", filter_rejectattr},
+    {"string", filter_string},
+    {"int", filter_int},
+    {"float", filter_float},
+    {"abs", filter_abs},
+    {"round", filter_round},
+    {"sum", filter_sum},
+    {"min", filter_min},
+    {"max", filter_max},
+    {"safe", filter_same},
+    {"escape", filter_escape},
+    {"e", filter_escape},
     {"indent", filter_indent},
 };
 
@@ -713,9 +755,32 @@ bool apply_filter(struct render *r, const char *name, const struct value *in, co
 
 // ---- tests
 
-enum test_kind { TEST_DEFINED, TEST_UNDEFINED, TEST_NONE, TEST_STRING, TEST_NUMBER, TEST_INTEGER, TEST_FLOAT, TEST_BOOLEAN,
-                 TEST_TRUE, TEST_FALSE, TEST_MAPPING, TEST_ITERABLE, TEST_SEQUENCE, TEST_CALLABLE, TEST_ODD, TEST_EVEN,
-                 TEST_DIVISIBLE, TEST_EQ, TEST_NE, TEST_LT, TEST_LE, TEST_GT, TEST_GE, TEST_IN };
+enum test_kind {
+    TEST_DEFINED,
+    TEST_UNDEFINED,
+    TEST_NONE,
+    TEST_STRING,
+    TEST_NUMBER,
+    TEST_INTEGER,
+    TEST_FLOAT,
+    TEST_BOOLEAN,
+    TEST_TRUE,
+    TEST_FALSE,
+    TEST_MAPPING,
+    TEST_ITERABLE,
+    TEST_SEQUENCE,
+    TEST_CALLABLE,
+    TEST_ODD,
+    TEST_EVEN,
+    TEST_DIVISIBLE,
+    TEST_EQ,
+    TEST_NE,
+    TEST_LT,
+    TEST_LE,
+    TEST_GT,
+    TEST_GE,
+    TEST_IN
+};
 static const struct {
     const char *name;
     enum test_kind kind;
@@ -737,7 +802,8 @@ bool test_is_known(const char *name)
     return false;
 }
 
-static bool compare_test(struct render *r, enum test_kind kind, const struct value *v, const struct value *with, bool *out)
+static bool compare_test(struct render *r, enum test_kind kind, const struct value *v, const struct value *with,
+                         bool *out)
 {
     int order = 0;
     if (!with)
@@ -788,7 +854,8 @@ bool apply_test(struct render *r, const char *name, const struct value *v, const
         *out = (v->as.integer % 2 != 0) == (kind == TEST_ODD);
         return true;
     case TEST_DIVISIBLE:
-        if (v->kind != VALUE_INTEGER || !with || with->kind != VALUE_INTEGER || with->as.integer == 0 || with->as.integer == -1)
+        if (v->kind != VALUE_INTEGER || !with || with->kind != VALUE_INTEGER || with->as.integer == 0 ||
+            with->as.integer == -1)
             return render_fail(r, VIREO_INVALID, "divisibleby needs two integers, the second not 0 or -1");
         *out = v->as.integer % with->as.integer == 0;
         return true;

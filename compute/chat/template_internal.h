@@ -70,8 +70,22 @@ struct node *template_parse_source(struct arena *a, const char *source, size_t l
 
 // ---- values (template_value.c)
 
-enum value_kind { VALUE_UNDEFINED, VALUE_NONE, VALUE_BOOL, VALUE_INTEGER, VALUE_REAL, VALUE_TEXT, VALUE_LIST, VALUE_TUPLE,
-                  VALUE_DICT, VALUE_JSON, VALUE_NAMESPACE, VALUE_LOOP, VALUE_MACRO, VALUE_FUNCTION };
+enum value_kind {
+    VALUE_UNDEFINED,
+    VALUE_NONE,
+    VALUE_BOOL,
+    VALUE_INTEGER,
+    VALUE_REAL,
+    VALUE_TEXT,
+    VALUE_LIST,
+    VALUE_TUPLE,
+    VALUE_DICT,
+    VALUE_JSON,
+    VALUE_NAMESPACE,
+    VALUE_LOOP,
+    VALUE_MACRO,
+    VALUE_FUNCTION
+};
 
 struct origin_run {
     size_t end;
@@ -205,7 +219,8 @@ struct dump_style {
     int indent;        // -1: one line
     const char *item_separator, *key_separator;
 };
-bool value_dump(struct render *r, const struct value *v, const struct dump_style *style, struct text *out); // template_dump.c
+bool value_dump(struct render *r, const struct value *v, const struct dump_style *style,
+                struct text *out); // template_dump.c
 
 // ---- calls (template_filters.c, template_methods.c)
 

@@ -39,7 +39,8 @@ static bool change_case(struct render *r, struct text self, enum case_kind kind,
     for (size_t i = 0; i < self.length; i++) {
         unsigned char c = (unsigned char)self.bytes[i];
         if (c >= 0x80)
-            return render_fail(r, VIREO_UNSUPPORTED, "changing the case of letters that are not ASCII is not supported");
+            return render_fail(r, VIREO_UNSUPPORTED,
+                               "changing the case of letters that are not ASCII is not supported");
         bool upper = kind == CASE_UPPER || (start && kind != CASE_LOWER), letter = (c | 32) >= 'a' && (c | 32) <= 'z';
         made[i] = (char)(letter ? (upper ? c & ~32 : c | 32) : c);
         start = kind == CASE_TITLE ? !letter : false;
@@ -211,7 +212,8 @@ static bool splitlines(struct render *r, struct text self, const struct call *c,
         size_t end = at, next;
         while (end < self.length && self.bytes[end] != '\n' && self.bytes[end] != '\r')
             end++;
-        next = end + (end < self.length) + (end + 1 < self.length && self.bytes[end] == '\r' && self.bytes[end + 1] == '\n');
+        next = end + (end < self.length) +
+               (end + 1 < self.length && self.bytes[end] == '\r' && self.bytes[end + 1] == '\n');
         if (!add_item(r, &g, text_slice(r, self, at, keep && value_truth(keep) ? next : end, &ok)) || !ok)
             return false;
         at = next;
@@ -236,7 +238,8 @@ static bool starts_or_ends(struct render *r, struct text self, const struct call
     bool yes = false;
     for (size_t i = 0; i < count && !yes; i++) {
         if (each[i].kind != VALUE_TEXT || !render_spend(r, 1 + each[i].as.text.length / 128))
-            return each[i].kind == VALUE_TEXT ? false : render_fail(r, VIREO_INVALID, "startswith and endswith need strings");
+            return each[i].kind == VALUE_TEXT ? false
+                                              : render_fail(r, VIREO_INVALID, "startswith and endswith need strings");
         yes = has_affix(self, each[i].as.text, at_end);
     }
     *out = value_bool(yes);
@@ -327,7 +330,8 @@ static bool all_are(struct render *r, struct text self, const char *name, struct
 static bool text_method(struct render *r, struct text self, const char *name, const struct call *c, struct value *out,
                         bool *known)
 {
-    static const char *const classes[] = {"isdigit", "isnumeric", "isalpha", "isalnum", "isspace", "isupper", "islower"};
+    static const char *const classes[] = {"isdigit", "isnumeric", "isalpha", "isalnum",
+                                          "isspace", "isupper",   "islower"};
     static const struct {
         const char *name;
         enum case_kind kind;

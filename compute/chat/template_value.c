@@ -338,8 +338,9 @@ bool dict_set(struct render *r, struct dict *d, struct value key, struct value v
 
 const char *value_kind_name(const struct value *v)
 {
-    static const char *const names[] = {"undefined", "none", "a boolean", "an integer", "a number", "a string", "a list",
-                                        "a tuple", "a mapping", "JSON", "a namespace", "a loop", "a macro", "a function"};
+    static const char *const names[] = {"undefined",   "none",   "a boolean", "an integer", "a number",
+                                        "a string",    "a list", "a tuple",   "a mapping",  "JSON",
+                                        "a namespace", "a loop", "a macro",   "a function"};
     if (v->kind == VALUE_JSON)
         return json_is_array(v->as.json.value) ? "a list" : "a mapping";
     return names[v->kind];
@@ -362,7 +363,8 @@ bool value_is_mapping(const struct value *v)
 
 bool value_is_sequence(const struct value *v)
 {
-    return v->kind == VALUE_LIST || v->kind == VALUE_TUPLE || (v->kind == VALUE_JSON && json_is_array(v->as.json.value));
+    return v->kind == VALUE_LIST || v->kind == VALUE_TUPLE ||
+           (v->kind == VALUE_JSON && json_is_array(v->as.json.value));
 }
 
 static size_t plain_length(const struct value *v)
@@ -468,7 +470,8 @@ bool value_pairs(struct render *r, const struct value *v, struct pair **pairs, s
     }
     json_t *o = (json_t *)v->as.json.value, *each; // Jansson's iterators do not know const
     size_t n = 0;
-    struct pair *made = render_spend(r, json_object_size(o) / 4) ? render_take(r, json_object_size(o), sizeof *made) : NULL;
+    struct pair *made =
+        render_spend(r, json_object_size(o) / 4) ? render_take(r, json_object_size(o), sizeof *made) : NULL;
     if (!made)
         return false;
     const char *key;
@@ -506,7 +509,8 @@ bool value_lookup(struct render *r, const struct value *map, struct text key, st
         return false;
     for (size_t i = 0; i < d->count && !*found; i++) {
         const struct value *k = &d->pairs[i].key;
-        if (k->kind == VALUE_TEXT && k->as.text.length == key.length && memcmp(k->as.text.bytes, key.bytes, key.length) == 0) {
+        if (k->kind == VALUE_TEXT && k->as.text.length == key.length &&
+            memcmp(k->as.text.bytes, key.bytes, key.length) == 0) {
             *out = d->pairs[i].value;
             *found = true;
         }
@@ -552,13 +556,15 @@ bool value_equal(struct render *r, const struct value *a, const struct value *b,
     if (!render_spend(r, 1))
         return false;
     if (value_is_number(a) && value_is_number(b)) {
-        *out = a->kind == VALUE_REAL || b->kind == VALUE_REAL ? value_number(a) == value_number(b)
-                                                              : (a->kind == VALUE_BOOL ? a->as.boolean : a->as.integer) ==
-                                                                    (b->kind == VALUE_BOOL ? b->as.boolean : b->as.integer);
+        *out = a->kind == VALUE_REAL || b->kind == VALUE_REAL
+                   ? value_number(a) == value_number(b)
+                   : (a->kind == VALUE_BOOL ? a->as.boolean : a->as.integer) ==
+                         (b->kind == VALUE_BOOL ? b->as.boolean : b->as.integer);
         return true;
     }
     if (a->kind == VALUE_TEXT && b->kind == VALUE_TEXT) {
-        *out = a->as.text.length == b->as.text.length && memcmp(a->as.text.bytes, b->as.text.bytes, a->as.text.length) == 0;
+        *out = a->as.text.length == b->as.text.length &&
+               memcmp(a->as.text.bytes, b->as.text.bytes, a->as.text.length) == 0;
         return render_spend_bytes(r, *out ? a->as.text.length : 0);
     }
     if (++r->nesting > 4 * TEMPLATE_MAX_DEPTH)

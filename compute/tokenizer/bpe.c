@@ -120,8 +120,8 @@ static uint32_t whole_piece(const struct tokenizer *t, const char *piece, size_t
     return vocabulary_find_model(&t->vocabulary, name, used);
 }
 
-bool bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, const char *piece, size_t length, struct token_ids *out,
-                struct token_ids *lengths, struct vireo_error *err)
+bool bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, const char *piece, size_t length,
+                struct token_ids *out, struct token_ids *lengths, struct vireo_error *err)
 {
     if (length == 0)
         return true;
@@ -136,10 +136,12 @@ bool bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, const char *pi
         return false;
     int32_t count = (int32_t)length;
     for (int32_t i = 0; i < count; i++)
-        s->symbols[i] = (struct bpe_symbol){t->merges.byte_ids[(unsigned char)piece[i]], 1, i - 1, i + 1 < count ? i + 1 : -1};
+        s->symbols[i] =
+            (struct bpe_symbol){t->merges.byte_ids[(unsigned char)piece[i]], 1, i - 1, i + 1 < count ? i + 1 : -1};
     merge_all(&t->merges, s, count);
     for (int32_t i = 0; i >= 0; i = s->symbols[i].next)
-        if (!token_ids_add(out, s->symbols[i].id, err) || (lengths && !token_ids_add(lengths, s->symbols[i].length, err)))
+        if (!token_ids_add(out, s->symbols[i].id, err) ||
+            (lengths && !token_ids_add(lengths, s->symbols[i].length, err)))
             return false;
     return true;
 }

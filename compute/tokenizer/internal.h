@@ -87,8 +87,8 @@ bool merges_reserve(struct merges *m, struct arena *a, size_t count, struct vire
 void merges_add(struct merges *m, uint32_t left, uint32_t right, uint32_t rank, uint32_t id); // the last one wins
 const struct merge *merges_find(const struct merges *m, uint32_t left, uint32_t right);
 // Appends the ids of one piece; lengths (NULL: not wanted) gets the bytes of each.
-bool bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, const char *piece, size_t length, struct token_ids *out,
-                struct token_ids *lengths, struct vireo_error *err);
+bool bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, const char *piece, size_t length,
+                struct token_ids *out, struct token_ids *lengths, struct vireo_error *err);
 void bpe_scratch_free(struct bpe_scratch *s);
 
 // ---- split.c: the pre-tokenizer's patterns

@@ -54,12 +54,14 @@ static bool read_split(struct tokenizer *t, const json_t *p, struct vireo_error 
     if (!json_is_string(regex))
         return vireo_fail(err, VIREO_UNSUPPORTED, "pre_tokenizer Split needs a pattern of kind Regex");
     if (!behavior || strcmp(behavior, "Isolated") != 0)
-        return vireo_fail(err, VIREO_UNSUPPORTED, "pre_tokenizer Split behaviour \"%.40s\" is not supported; known is Isolated",
+        return vireo_fail(err, VIREO_UNSUPPORTED,
+                          "pre_tokenizer Split behaviour \"%.40s\" is not supported; known is Isolated",
                           behavior ? behavior : "(none)");
     return splitter_add(&t->splitter, json_string_value(regex), json_string_length(regex), err);
 }
 
-static bool read_pre_tokenizer(struct tokenizer *t, const json_t *p, bool *byte_level, int depth, struct vireo_error *err)
+static bool read_pre_tokenizer(struct tokenizer *t, const json_t *p, bool *byte_level, int depth,
+                               struct vireo_error *err)
 {
     const char *type = type_of(p);
     if (*byte_level)
@@ -77,8 +79,8 @@ static bool read_pre_tokenizer(struct tokenizer *t, const json_t *p, bool *byte_
     if (strcmp(type, "Split") == 0)
         return read_split(t, p, err);
     if (strcmp(type, "ByteLevel") != 0)
-        return vireo_fail(err, VIREO_UNSUPPORTED, "pre_tokenizer type \"%.40s\" is not supported; known are Split and ByteLevel",
-                          type);
+        return vireo_fail(err, VIREO_UNSUPPORTED,
+                          "pre_tokenizer type \"%.40s\" is not supported; known are Split and ByteLevel", type);
     if (!json_is_false(json_object_get(p, "add_prefix_space")))
         return vireo_fail(err, VIREO_UNSUPPORTED, "pre_tokenizer ByteLevel with add_prefix_space is not supported");
     *byte_level = true;
@@ -91,7 +93,8 @@ static bool check_model(const json_t *model, struct vireo_error *err)
 {
     const json_t *type = json_object_get(model, "type"), *dropout = json_object_get(model, "dropout");
     if (type && (!json_is_string(type) || strcmp(json_string_value(type), "BPE") != 0))
-        return vireo_fail(err, VIREO_UNSUPPORTED, "model.type \"%.40s\" is not supported; known is BPE", type_of(model));
+        return vireo_fail(err, VIREO_UNSUPPORTED, "model.type \"%.40s\" is not supported; known is BPE",
+                          type_of(model));
     if (dropout && !json_is_null(dropout) && json_number_value(dropout) != 0)
         return vireo_fail(err, VIREO_UNSUPPORTED, "model.dropout is not supported");
     if (json_is_true(json_object_get(model, "byte_fallback")))
@@ -129,8 +132,8 @@ static bool read_added(const json_t *o, const char *where, struct added_token *o
     static const char *const refused[] = {"single_word", "lstrip", "rstrip"};
     for (size_t i = 0; i < VIREO_COUNT(refused); i++)
         if (json_is_true(json_object_get(o, refused[i])))
-            return vireo_fail(err, VIREO_UNSUPPORTED, "added token \"%.60s\": %s is not supported", json_string_value(content),
-                              refused[i]);
+            return vireo_fail(err, VIREO_UNSUPPORTED, "added token \"%.60s\": %s is not supported",
+                              json_string_value(content), refused[i]);
     bool special = json_is_true(json_object_get(o, "special"));
     out->content = json_string_value(content);
     out->length = json_string_length(content);
@@ -144,7 +147,8 @@ static bool read_added(const json_t *o, const char *where, struct added_token *o
 static bool collect_added(const json_t *root, const json_t *config, struct added_token **out, size_t *count,
                           struct vireo_error *err)
 {
-    json_t *list = json_object_get(root, "added_tokens"), *each, *more = json_object_get(config, "added_tokens_decoder");
+    json_t *list = json_object_get(root, "added_tokens"), *each,
+           *more = json_object_get(config, "added_tokens_decoder");
     if (list && !json_is_null(list) && !json_is_array(list))
         return corrupt(err, "added_tokens", "an array", list);
     size_t capacity = 0, i;
@@ -165,8 +169,10 @@ static bool collect_added(const json_t *root, const json_t *config, struct added
         char *end = NULL;
         unsigned long id = strtoul(key, &end, 10);
         if (key[0] < '0' || key[0] > '9' || *end || id >= TOKENIZER_MAX_ID)
-            return vireo_fail(err, VIREO_CORRUPT, "tokenizer_config.json: added_tokens_decoder has the key \"%.40s\"; ids from "
-                              "0 to %d are allowed", key, TOKENIZER_MAX_ID - 1);
+            return vireo_fail(err, VIREO_CORRUPT,
+                              "tokenizer_config.json: added_tokens_decoder has the key \"%.40s\"; ids from "
+                              "0 to %d are allowed",
+                              key, TOKENIZER_MAX_ID - 1);
         token.id = (uint32_t)id;
         bool known = false;
         for (i = 0; i < own && !known; i++)
@@ -221,7 +227,8 @@ static bool read_vocabulary(struct tokenizer *t, json_t *vocab, const struct add
     return true;
 }
 
-static bool read_merge(const json_t *merge, const char **left, size_t *left_length, const char **right, size_t *right_length)
+static bool read_merge(const json_t *merge, const char **left, size_t *left_length, const char **right,
+                       size_t *right_length)
 {
     if (json_is_string(merge)) {
         const char *text = json_string_value(merge), *space = strchr(text, ' ');
@@ -254,7 +261,8 @@ static bool read_merges(struct tokenizer *t, json_t *list, struct vireo_error *e
         const char *left, *right;
         size_t left_length, right_length;
         if (!read_merge(merge, &left, &left_length, &right, &right_length))
-            return vireo_fail(err, VIREO_CORRUPT, "model.merges[%zu] must be \"left right\" or [\"left\", \"right\"]", i);
+            return vireo_fail(err, VIREO_CORRUPT, "model.merges[%zu] must be \"left right\" or [\"left\", \"right\"]",
+                              i);
         char joined[TOKENIZER_MAX_TOKEN];
         if (left_length + right_length > sizeof joined)
             return vireo_fail(err, VIREO_CORRUPT, "model.merges[%zu] is longer than %d bytes", i, TOKENIZER_MAX_TOKEN);
@@ -265,14 +273,18 @@ static bool read_merges(struct tokenizer *t, json_t *list, struct vireo_error *e
         uint32_t id = vocabulary_find_model(&t->vocabulary, joined, left_length + right_length);
         if (l == TOKENIZER_NO_ID || r == TOKENIZER_NO_ID || id == TOKENIZER_NO_ID)
             return vireo_fail(err, VIREO_CORRUPT, "model.merges[%zu]: \"%.60s\" is not in model.vocab", i,
-                              l == TOKENIZER_NO_ID ? left : r == TOKENIZER_NO_ID ? right : json_is_string(merge) ? left : right);
+                              l == TOKENIZER_NO_ID    ? left
+                              : r == TOKENIZER_NO_ID  ? right
+                              : json_is_string(merge) ? left
+                                                      : right);
         merges_add(&t->merges, l, r, (uint32_t)i, id);
     }
     return true;
 }
 
 // eos_token and its like: a string, or an added token's object; null or absent: none.
-static bool read_role(const struct tokenizer *t, const json_t *config, const char *key, uint32_t *out, struct vireo_error *err)
+static bool read_role(const struct tokenizer *t, const json_t *config, const char *key, uint32_t *out,
+                      struct vireo_error *err)
 {
     const json_t *value = json_object_get(config, key);
     *out = TOKENIZER_NO_ID;
@@ -281,7 +293,8 @@ static bool read_role(const struct tokenizer *t, const json_t *config, const cha
     if (!value || json_is_null(value))
         return true;
     if (!json_is_string(value))
-        return vireo_fail(err, VIREO_CORRUPT, "tokenizer_config.json: %s must be a string or an object with content", key);
+        return vireo_fail(err, VIREO_CORRUPT, "tokenizer_config.json: %s must be a string or an object with content",
+                          key);
     *out = tokenizer_find(t, json_string_value(value));
     if (*out == TOKENIZER_NO_ID)
         return vireo_fail(err, VIREO_CORRUPT, "tokenizer_config.json: %s \"%.60s\" is not a token", key,
@@ -310,14 +323,15 @@ static bool read_all(struct tokenizer *t, const json_t *root, const json_t *conf
                           type_of(json_object_get(root, "decoder")));
     bool byte_level = false;
     t->merges.ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-    if (!read_normalizer(t, json_object_get(root, "normalizer"), err) || !read_pre_tokenizer(t, pre, &byte_level, 0, err))
+    if (!read_normalizer(t, json_object_get(root, "normalizer"), err) ||
+        !read_pre_tokenizer(t, pre, &byte_level, 0, err))
         return false;
     if (!byte_level)
         return vireo_fail(err, VIREO_UNSUPPORTED, "pre_tokenizer without ByteLevel is not supported");
     struct added_token *added = NULL;
     size_t added_count = 0;
-    bool ok = collect_added(root, config, &added, &added_count, err) && read_vocabulary(t, vocab, added, added_count, err) &&
-              read_merges(t, merges, err);
+    bool ok = collect_added(root, config, &added, &added_count, err) &&
+              read_vocabulary(t, vocab, added, added_count, err) && read_merges(t, merges, err);
     free(added);
     return ok && read_role(t, config, "eos_token", &t->eos, err) && read_role(t, config, "pad_token", &t->pad, err) &&
            read_role(t, config, "bos_token", &t->bos, err);

@@ -1,8 +1,8 @@
 // The pre-tokenizer's regular expressions, run by PCRE2.
 //
 // tokenizer.json is written for Oniguruma. The dialects agree on what these patterns use, but for \s: PCRE2 counts
-// U+180E as a space, Unicode (and Oniguruma) does not. \s and \S are therefore written out. Escapes whose meaning differs
-// otherwise (\w, \b, \h, ...) are refused.
+// U+180E as a space, Unicode (and Oniguruma) does not. \s and \S are therefore written out. Escapes whose meaning
+// differs otherwise (\w, \b, \h, ...) are refused.
 #include "compute/tokenizer/internal.h"
 
 #include "compute/base/fault.h"
@@ -11,15 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char split_pattern_qwen2[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-                                   "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const char split_pattern_qwen2[] =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+    "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 // What ByteLevel uses when it splits by itself.
 const char split_pattern_gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 // Unicode White_Space, and all else, as members of a class.
 #define SPACES "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define OTHERS                                                                                                        \
-    "\\x00-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}"  \
+#define OTHERS                                                                                                         \
+    "\\x00-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}\\x{202a}-\\x{"  \
+    "202e}"                                                                                                            \
     "\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{d7ff}\\x{e000}-\\x{10ffff}"
 
 static bool refuse_escape(char c, struct vireo_error *err)
@@ -146,8 +148,8 @@ struct run {
 static int match(const struct run *r, size_t stage, const char *text, size_t length, size_t at)
 {
     // The text is known to be well-formed; checking it again at each match would make the whole quadratic.
-    int found = pcre2_match(r->splitter->stages[stage], (PCRE2_SPTR)text, length, at, PCRE2_NO_UTF_CHECK, r->data[stage],
-                            r->context);
+    int found = pcre2_match(r->splitter->stages[stage], (PCRE2_SPTR)text, length, at, PCRE2_NO_UTF_CHECK,
+                            r->data[stage], r->context);
     if (found == PCRE2_ERROR_JIT_STACKLIMIT)
         found = pcre2_match(r->splitter->stages[stage], (PCRE2_SPTR)text, length, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
                             r->data[stage], r->context);

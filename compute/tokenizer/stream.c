@@ -26,7 +26,8 @@ bool token_stream_add(struct token_stream *s, uint32_t id, struct token_text *ou
     bool incomplete = false;
     for (end = joined.length > 3 ? joined.length - 3 : 0; end < joined.length; end++) {
         size_t bad;
-        if (utf8_sequence((unsigned char *)joined.data + end, joined.length - end, &bad, &incomplete) == 0 && incomplete)
+        if (utf8_sequence((unsigned char *)joined.data + end, joined.length - end, &bad, &incomplete) == 0 &&
+            incomplete)
             break;
     }
     ok = utf8_replace(joined.data, end, out, err);

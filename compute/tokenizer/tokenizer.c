@@ -123,8 +123,9 @@ static bool allows(unsigned char match, bool special)
 
 // Longest added token that begins at text[at] and may match there. `matches` has one enum tokenizer_match a byte; NULL:
 // `everywhere` holds for all.
-static uint32_t find_added(const struct tokenizer *t, const struct trie *trie, const char *text, size_t length, size_t at,
-                           const unsigned char *matches, enum tokenizer_match everywhere, size_t *found_length)
+static uint32_t find_added(const struct tokenizer *t, const struct trie *trie, const char *text, size_t length,
+                           size_t at, const unsigned char *matches, enum tokenizer_match everywhere,
+                           size_t *found_length)
 {
     uint32_t best = TOKENIZER_NO_ID, node = trie->first[(unsigned char)text[at]];
     bool plain_fine = true, special_fine = true;
@@ -261,13 +262,14 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length
     return tokenizer_encode_spans(t, &(struct tokenizer_span){text, length, match}, 1, out, NULL, err);
 }
 
-static bool join_spans(const struct tokenizer_span *spans, size_t count, struct token_text *text, struct token_text *matches,
-                       size_t *borders, struct vireo_error *err)
+static bool join_spans(const struct tokenizer_span *spans, size_t count, struct token_text *text,
+                       struct token_text *matches, size_t *borders, struct vireo_error *err)
 {
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
         if (spans[i].length > TOKENIZER_MAX_TEXT || (total += spans[i].length) > TOKENIZER_MAX_TEXT)
-            return vireo_fail(err, VIREO_TOO_LARGE, "the text to encode is longer than %d MiB", TOKENIZER_MAX_TEXT >> 20);
+            return vireo_fail(err, VIREO_TOO_LARGE, "the text to encode is longer than %d MiB",
+                              TOKENIZER_MAX_TEXT >> 20);
         if (utf8_is_valid(spans[i].text, spans[i].length)
                 ? !token_text_add(text, spans[i].text, spans[i].length, err)
                 : !utf8_replace(spans[i].text, spans[i].length, text, err))
@@ -295,7 +297,8 @@ bool tokenizer_encode_spans(const struct tokenizer *t, const struct tokenizer_sp
     struct token_ids lengths = {0};
     size_t *borders = NULL, capacity = 0;
     struct encoder e = {.t = t, .out = out};
-    bool ok = !ends || (vireo_mul_size(count, 2, &bytes) && grow_array(&borders, &capacity, bytes, sizeof *borders, err));
+    bool ok =
+        !ends || (vireo_mul_size(count, 2, &bytes) && grow_array(&borders, &capacity, bytes, sizeof *borders, err));
     ok = ok && join_spans(spans, count, &text, &matches, borders, err);
     if (ok) {
         if (ends) {
@@ -304,8 +307,8 @@ bool tokenizer_encode_spans(const struct tokenizer *t, const struct tokenizer_sp
             e.composed_borders = borders + count;
             e.border_count = count;
         }
-        ok = encode_text(&e, text.data, text.length, count > 1 ? (const unsigned char *)matches.data : NULL, spans[0].match,
-                         err);
+        ok = encode_text(&e, text.data, text.length, count > 1 ? (const unsigned char *)matches.data : NULL,
+                         spans[0].match, err);
     }
     if (ok && ends) {
         // Borders of empty spans at the very beginning of an empty text have not been passed.

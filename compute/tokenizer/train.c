@@ -207,7 +207,8 @@ static struct candidate take_best(struct trainer *t)
 }
 
 // Counts `by` more occurrences in a word; a pair that gained is a candidate again.
-static bool change_pair(struct trainer *t, uint32_t left, uint32_t right, int64_t by, uint32_t word, struct vireo_error *err)
+static bool change_pair(struct trainer *t, uint32_t left, uint32_t right, int64_t by, uint32_t word,
+                        struct vireo_error *err)
 {
     if ((!t->pairs || t->pair_used * 2 > t->pair_mask) && !grow_pairs(t, err))
         return false;
@@ -234,7 +235,8 @@ static bool count_pairs(struct trainer *t, struct vireo_error *err)
                 return false;
     }
     for (size_t i = 0; t->pairs && i <= t->pair_mask; i++)
-        if (t->pairs[i].used && !offer(t, (struct candidate){t->pairs[i].count, t->pairs[i].left, t->pairs[i].right}, err))
+        if (t->pairs[i].used &&
+            !offer(t, (struct candidate){t->pairs[i].count, t->pairs[i].left, t->pairs[i].right}, err))
             return false;
     return true;
 }
@@ -347,7 +349,8 @@ static json_t *added_token(const char *content, bool special)
 
 static json_t *byte_level(void)
 {
-    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0, "use_regex", 0);
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 0, "use_regex",
+                     0);
 }
 
 struct names {
@@ -370,14 +373,15 @@ static json_t *make_tokenizer(const struct trainer *t, const struct names *n)
         json_decref(rest);
         json_array_append_new(added, token);
     }
-    json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", split_pattern_qwen2, "behavior",
-                              "Isolated", "invert", 0);
-    json_t *model = json_pack("{s:s, s:n, s:n, s:s, s:s, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
-                              "continuing_subword_prefix", "", "end_of_word_suffix", "", "fuse_unk", 0, "byte_fallback", 0,
-                              "ignore_merges", 0, "vocab", vocab, "merges", merges);
-    return json_pack("{s:s, s:n, s:n, s:o, s:{s:s}, s:{s:s, s:[o, o]}, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                     "added_tokens", added, "normalizer", "type", "NFC", "pre_tokenizer", "type", "Sequence", "pretokenizers",
-                     split, byte_level(), "post_processor", byte_level(), "decoder", byte_level(), "model", model);
+    json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", split_pattern_qwen2,
+                              "behavior", "Isolated", "invert", 0);
+    json_t *model = json_pack("{s:s, s:n, s:n, s:s, s:s, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout",
+                              "unk_token", "continuing_subword_prefix", "", "end_of_word_suffix", "", "fuse_unk", 0,
+                              "byte_fallback", 0, "ignore_merges", 0, "vocab", vocab, "merges", merges);
+    return json_pack("{s:s, s:n, s:n, s:o, s:{s:s}, s:{s:s, s:[o, o]}, s:o, s:o, s:o}", "version", "1.0", "truncation",
+                     "padding", "added_tokens", added, "normalizer", "type", "NFC", "pre_tokenizer", "type", "Sequence",
+                     "pretokenizers", split, byte_level(), "post_processor", byte_level(), "decoder", byte_level(),
+                     "model", model);
 }
 
 static json_t *make_config(const struct trainer *t, const struct names *n, const struct tokenizer_train_params *p)
@@ -387,16 +391,17 @@ static json_t *make_config(const struct trainer *t, const struct names *n, const
         bool special = i < n->special_count;
         char id[16];
         snprintf(id, sizeof id, "%zu", t->id_count + i);
-        json_object_set_new(decoder, id, added_token(special ? n->special[i] : n->added[i - n->special_count], special));
+        json_object_set_new(decoder, id,
+                            added_token(special ? n->special[i] : n->added[i - n->special_count], special));
         if (special)
             json_array_append_new(additional, json_string(n->special[i]));
     }
-    json_t *config = json_pack("{s:b, s:b, s:o, s:o, s:n, s:b, s:s, s:s, s:i, s:s, s:b, s:s, s:n}", "add_bos_token", 0,
-                               "add_prefix_space", 0, "added_tokens_decoder", decoder, "additional_special_tokens", additional,
-                               "bos_token", "clean_up_tokenization_spaces", 0, "eos_token", p->eos ? p->eos : "<|im_end|>",
-                               "errors", "replace", "model_max_length", p->model_max_length ? (int)p->model_max_length : 32768,
-                               "pad_token", p->pad ? p->pad : "<|endoftext|>", "split_special_tokens", 0, "tokenizer_class",
-                               "Qwen2Tokenizer", "unk_token");
+    json_t *config = json_pack(
+        "{s:b, s:b, s:o, s:o, s:n, s:b, s:s, s:s, s:i, s:s, s:b, s:s, s:n}", "add_bos_token", 0, "add_prefix_space", 0,
+        "added_tokens_decoder", decoder, "additional_special_tokens", additional, "bos_token",
+        "clean_up_tokenization_spaces", 0, "eos_token", p->eos ? p->eos : "<|im_end|>", "errors", "replace",
+        "model_max_length", p->model_max_length ? (int)p->model_max_length : 32768, "pad_token",
+        p->pad ? p->pad : "<|endoftext|>", "split_special_tokens", 0, "tokenizer_class", "Qwen2Tokenizer", "unk_token");
     if (config && p->chat_template)
         json_object_set_new(config, "chat_template", json_string(p->chat_template));
     return config;
@@ -429,7 +434,8 @@ static bool check(const struct tokenizer_train_params *p, const struct names *n,
     for (size_t i = 0; i < n->special_count + n->added_count; i++) {
         const char *name = i < n->special_count ? n->special[i] : n->added[i - n->special_count];
         if (!name[0] || strlen(name) > TOKENIZER_MAX_TOKEN || !utf8_is_valid(name, strlen(name)))
-            return vireo_fail_param(err, "added", "Added token %zu must be UTF-8 of 1 to %d bytes.", i, TOKENIZER_MAX_TOKEN);
+            return vireo_fail_param(err, "added", "Added token %zu must be UTF-8 of 1 to %d bytes.", i,
+                                    TOKENIZER_MAX_TOKEN);
         if (is_among(n->special, VIREO_MIN(i, n->special_count), name) ||
             (i > n->special_count && is_among(n->added, i - n->special_count, name)))
             return vireo_fail_param(err, "added", "The token \"%.60s\" is given twice.", name);

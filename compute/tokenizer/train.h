@@ -1,9 +1,9 @@
 // Trains a small byte-level BPE and writes it in the standard form: for the demo and for tests.
 //
-// The rule is that of Hugging Face's BpeTrainer: NFC, Qwen2's split pattern, the 256 byte symbols as alphabet (ids 0..255 in
-// order of their code points), then again and again the most frequent adjacent pair becomes a token; ties go to the pair
-// with the lower (left id, right id). It stops at the wanted size or when no pair occurs `min_frequency` times.
-// The same input gives the same bytes on every machine.
+// The rule is that of Hugging Face's BpeTrainer: NFC, Qwen2's split pattern, the 256 byte symbols as alphabet (ids
+// 0..255 in order of their code points), then again and again the most frequent adjacent pair becomes a token; ties go
+// to the pair with the lower (left id, right id). It stops at the wanted size or when no pair occurs `min_frequency`
+// times. The same input gives the same bytes on every machine.
 #ifndef VIREO_TOKENIZER_TRAIN_H
 #define VIREO_TOKENIZER_TRAIN_H
 

@@ -113,8 +113,8 @@ static int by_class(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-// Canonical ordering of each run of combining marks. utf8proc's own is quadratic in the run, which a text of nothing but
-// marks could use against us.
+// Canonical ordering of each run of combining marks. utf8proc's own is quadratic in the run, which a text of nothing
+// but marks could use against us.
 static bool order_marks(utf8proc_int32_t *c, size_t count, struct vireo_error *err)
 {
     struct mark *marks = NULL;
@@ -134,7 +134,8 @@ static bool order_marks(utf8proc_int32_t *c, size_t count, struct vireo_error *e
         if (!sorted) {
             ok = grow_array(&marks, &capacity, run, sizeof *marks, err);
             for (size_t k = 0; ok && k < run; k++)
-                marks[k] = (struct mark){(uint32_t)utf8proc_get_property(c[i + k])->combining_class, (uint32_t)k, c[i + k]};
+                marks[k] =
+                    (struct mark){(uint32_t)utf8proc_get_property(c[i + k])->combining_class, (uint32_t)k, c[i + k]};
             if (ok)
                 qsort(marks, run, sizeof *marks, by_class);
             for (size_t k = 0; ok && k < run; k++)

@@ -76,7 +76,8 @@ static bool name_table_reserve(struct name_table *t, struct arena *a, size_t cou
     return true;
 }
 
-static uint32_t *name_table_slot(const struct name_table *t, const struct vocabulary *v, const char *name, size_t length)
+static uint32_t *name_table_slot(const struct name_table *t, const struct vocabulary *v, const char *name,
+                                 size_t length)
 {
     for (size_t at = hash_name(name, length) & t->mask;; at = (at + 1) & t->mask) {
         uint32_t *slot = &t->slots[at];
@@ -113,7 +114,8 @@ bool vocabulary_reserve(struct vocabulary *v, struct arena *a, uint32_t size, si
     return name_table_reserve(&v->model, a, model_count, err) && name_table_reserve(&v->added, a, added_count, err);
 }
 
-static bool check_name(const struct vocabulary *v, const char *name, size_t length, uint32_t id, struct vireo_error *err)
+static bool check_name(const struct vocabulary *v, const char *name, size_t length, uint32_t id,
+                       struct vireo_error *err)
 {
     if (id >= v->size)
         return vireo_fail(err, VIREO_CORRUPT, "token \"%.60s\" has id %u, beyond the table of %u", name, id, v->size);

@@ -63,12 +63,13 @@ static bool same_text(const struct token_text *got, const json_t *wanted, const 
     bool same = got->length == json_string_length(wanted) &&
                 (got->length == 0 || memcmp(got->data, json_string_value(wanted), got->length) == 0);
     if (!same)
-        fprintf(stderr, "%s %zu: \"%s\" instead of \"%s\"\n", what, row, got->data ? got->data : "", json_string_value(wanted));
+        fprintf(stderr, "%s %zu: \"%s\" instead of \"%s\"\n", what, row, got->data ? got->data : "",
+                json_string_value(wanted));
     return same;
 }
 
-static bool encodes_to(const struct tokenizer *t, const char *text, size_t length, const json_t *wanted, const char *what,
-                       size_t row)
+static bool encodes_to(const struct tokenizer *t, const char *text, size_t length, const json_t *wanted,
+                       const char *what, size_t row)
 {
     struct token_ids ids = {0};
     if (!tokenizer_encode(t, text, length, TOKENIZER_MATCH_ALL, &ids, &err))
@@ -119,9 +120,11 @@ static void run_invalid_utf8(const struct tokenizer *t, const json_t *rows)
         const json_t *replaced = get(row, "text_after_replacement");
         struct token_ids ids = {0}, again = {0};
         if (!tokenizer_encode(t, bytes, count, TOKENIZER_MATCH_ALL, &ids, &err) ||
-            !tokenizer_encode(t, json_string_value(replaced), json_string_length(replaced), TOKENIZER_MATCH_ALL, &again, &err))
+            !tokenizer_encode(t, json_string_value(replaced), json_string_length(replaced), TOKENIZER_MATCH_ALL, &again,
+                              &err))
             die("invalid UTF-8");
-        equal += same_ids(&ids, get(row, "ids"), "invalid UTF-8", i) && same_ids(&again, get(row, "ids"), "replaced text", i);
+        equal += same_ids(&ids, get(row, "ids"), "invalid UTF-8", i) &&
+                 same_ids(&again, get(row, "ids"), "replaced text", i);
         token_ids_free(&ids);
         token_ids_free(&again);
     }
@@ -174,7 +177,8 @@ static void run_streams(const struct tokenizer *t, const json_t *rows)
         for (size_t k = 0; k < ids.count; k++) {
             struct token_text now = {0};
             struct token_stream cut;
-            if (!token_stream_add(&s, ids.ids[k], &shown, &err) || !token_text_add(&now, shown.data, shown.length, &err))
+            if (!token_stream_add(&s, ids.ids[k], &shown, &err) ||
+                !token_text_add(&now, shown.data, shown.length, &err))
                 die("stream");
             cut = s;
             if (!token_stream_end(&cut, &now, &err))
@@ -199,7 +203,8 @@ static struct chat_template *parse_template(const json_t *source)
 }
 
 // The spans of a rendered chat must give the ids of its whole text when everything may match.
-static bool spans_encode_to(const struct tokenizer *t, const struct template_output *out, const json_t *wanted, size_t row)
+static bool spans_encode_to(const struct tokenizer *t, const struct template_output *out, const json_t *wanted,
+                            size_t row)
 {
     struct token_ids ids = {0};
     struct tokenizer_span *spans = calloc(out->segment_count + 1, sizeof *spans);
@@ -217,7 +222,8 @@ static bool spans_encode_to(const struct tokenizer *t, const struct template_out
 
 static void run_chats(const struct tokenizer *t, const json_t *cases)
 {
-    struct chat_template *text = parse_template(get(cases, "text_template")), *vision = parse_template(get(cases, "vl_template"));
+    struct chat_template *text = parse_template(get(cases, "text_template")),
+                         *vision = parse_template(get(cases, "vl_template"));
     const json_t *rows = get(cases, "rows");
     size_t i, rendered = 0, encoded = 0;
     json_t *row;
@@ -304,7 +310,8 @@ static void run_qwen3(const char *folder, const struct tokenizer *old, const jso
         struct token_ids now = {0}, before = {0};
         struct token_text text = {0};
         if (!tokenizer_encode(t, json_string_value(row), json_string_length(row), TOKENIZER_MATCH_ALL, &now, &err) ||
-            !tokenizer_encode(old, json_string_value(row), json_string_length(row), TOKENIZER_MATCH_ALL, &before, &err) ||
+            !tokenizer_encode(old, json_string_value(row), json_string_length(row), TOKENIZER_MATCH_ALL, &before,
+                              &err) ||
             !tokenizer_decode(t, now.ids, now.count, true, &text, &err))
             die("Qwen3");
         bool found = false, shorter = now.count < before.count;

@@ -3,8 +3,8 @@
 //   fuzz_NAME [-runs=N] [-seed=S] [-max_len=BYTES] FILE|FOLDER...
 //
 // N mutants of each file (default 200), by Philox, so a run can be repeated: on a crash the mutant lies in the file
-// named by VIREO_FUZZ_CRASH (default crash-NAME in the working folder). With clang, `-Dfuzz=true` links the same targets
-// to libFuzzer instead, and this file is left out.
+// named by VIREO_FUZZ_CRASH (default crash-NAME in the working folder). With clang, `-Dfuzz=true` links the same
+// targets to libFuzzer instead, and this file is left out.
 #include "compute/base/philox.h"
 
 #include <dirent.h>
@@ -66,9 +66,37 @@ static void run_once(const uint8_t *data, size_t size)
 // One mutation in place; `room` bytes may be used. Returns the new size.
 static size_t mutate(uint8_t *d, size_t n, size_t room)
 {
-    static const char *const words[] = {"{", "}", "[", "]", "\"", "\\", ",", ":", "null", "true", "-1", "1e999", "0", "\\u0000",
-                                        "18446744073709551615", "{%", "%}", "{{", "}}", "-", "\n", "\xff", "\xf0\x9f\x98\x80",
-                                        "\xcc\x81", "''", "(", ")", "|", ".", "<|", "\r\n"};
+    static const char *const words[] = {"{",
+                                        "}",
+                                        "[",
+                                        "]",
+                                        "\"",
+                                        "\\",
+                                        ",",
+                                        ":",
+                                        "null",
+                                        "true",
+                                        "-1",
+                                        "1e999",
+                                        "0",
+                                        "\\u0000",
+                                        "18446744073709551615",
+                                        "{%",
+                                        "%}",
+                                        "{{",
+                                        "}}",
+                                        "-",
+                                        "\n",
+                                        "\xff",
+                                        "\xf0\x9f\x98\x80",
+                                        "\xcc\x81",
+                                        "''",
+                                        "(",
+                                        ")",
+                                        "|",
+                                        ".",
+                                        "<|",
+                                        "\r\n"};
     size_t at = n ? draw((uint32_t)n) : 0, count, from;
     switch (draw(7)) {
     case 0:

@@ -20,8 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct vireo_error err = {0};
     if (!messages) {
         messages = json_loads(conversation, 0, NULL);
-        tools = json_pack("[{s:s, s:{s:s, s:{s:s}}}]", "type", "function", "function", "name", "f", "parameters", "type",
-                          "object");
+        tools = json_pack("[{s:s, s:{s:s, s:{s:s}}}]", "type", "function", "function", "name", "f", "parameters",
+                          "type", "object");
         vireo_assert(messages && tools);
     }
     struct chat_template *t = template_parse((const char *)data, size, &err);

@@ -18,7 +18,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 // The 256 byte symbols and a few merges, normaliser NFC.
 static char *fixed_json(void)
 {
-    static const char *const merges[][2] = {{"h", "e"}, {"l", "l"}, {"he", "ll"}, {"\xc4\xa0", "\xc4\xa0"}, {"\xc3\x8c", "\xc4\xa3"}};
+    static const char *const merges[][2] = {
+        {"h", "e"}, {"l", "l"}, {"he", "ll"}, {"\xc4\xa0", "\xc4\xa0"}, {"\xc3\x8c", "\xc4\xa3"}};
     json_t *vocab = json_object(), *list = json_array();
     int next = 0;
     for (uint32_t c = 33; c < 324; c++) {
@@ -34,11 +35,12 @@ static char *fixed_json(void)
         snprintf(joined, sizeof joined, "%s%s", merges[i][0], merges[i][1]);
         json_object_set_new(vocab, joined, json_integer(next++));
     }
-    json_t *root = json_pack(
-        "{s:o, s:[{s:i, s:s, s:b, s:b}, {s:i, s:s, s:b, s:b}], s:{s:s}, s:{s:s, s:b}, s:{s:s}}", "model",
-        json_pack("{s:s, s:o, s:o}", "type", "BPE", "vocab", vocab, "merges", list), "added_tokens", "id", next, "content",
-        "<|end|>", "special", 1, "normalized", 0, "id", next + 1, "content", "\xc3\xa9t\xc3\xa9", "special", 0, "normalized", 1,
-        "normalizer", "type", "NFC", "pre_tokenizer", "type", "ByteLevel", "add_prefix_space", 0, "decoder", "type", "ByteLevel");
+    json_t *root =
+        json_pack("{s:o, s:[{s:i, s:s, s:b, s:b}, {s:i, s:s, s:b, s:b}], s:{s:s}, s:{s:s, s:b}, s:{s:s}}", "model",
+                  json_pack("{s:s, s:o, s:o}", "type", "BPE", "vocab", vocab, "merges", list), "added_tokens", "id",
+                  next, "content", "<|end|>", "special", 1, "normalized", 0, "id", next + 1, "content",
+                  "\xc3\xa9t\xc3\xa9", "special", 0, "normalized", 1, "normalizer", "type", "NFC", "pre_tokenizer",
+                  "type", "ByteLevel", "add_prefix_space", 0, "decoder", "type", "ByteLevel");
     char *text = json_dumps(root, JSON_COMPACT);
     json_decref(root);
     return text;
@@ -51,9 +53,10 @@ static void check_text(const struct tokenizer *t, const char *text, size_t lengt
     struct token_text clean = {0}, wanted = {0}, got = {0}, streamed = {0};
     size_t half = length / 2, ends[2];
     if (tokenizer_encode(t, text, length, TOKENIZER_MATCH_ALL, &ids, &err) &&
-        tokenizer_encode_spans(t, (struct tokenizer_span[]){{text, half, TOKENIZER_MATCH_ALL},
-                                                            {text + half, length - half, TOKENIZER_MATCH_PLAIN}}, 2, &spans,
-                               ends, &err)) {
+        tokenizer_encode_spans(t,
+                               (struct tokenizer_span[]){{text, half, TOKENIZER_MATCH_ALL},
+                                                         {text + half, length - half, TOKENIZER_MATCH_PLAIN}},
+                               2, &spans, ends, &err)) {
         vireo_assert(ends[0] <= ends[1] && ends[1] == spans.count);
         struct token_stream s;
         token_stream_init(&s, t, false);

@@ -39,12 +39,16 @@ static bool render(const char *source, const char *messages, const char *tools, 
     struct chat_template *t = template_parse(source, strlen(source), &err);
     if (!t)
         return false;
-    json_t *list = json_loads(messages ? messages : conversation, 0, NULL), *given = tools ? json_loads(tools, 0, NULL) : NULL;
-    json_t *variables = json_pack("{s:i, s:s, s:[i, i, i], s:{s:i, s:i}}", "x", 5, "s", "Hello World", "l", 3, 1, 2, "d", "b", 1,
-                                  "a", 2);
+    json_t *list = json_loads(messages ? messages : conversation, 0, NULL),
+           *given = tools ? json_loads(tools, 0, NULL) : NULL;
+    json_t *variables = json_pack("{s:i, s:s, s:[i, i, i], s:{s:i, s:i}}", "x", 5, "s", "Hello World", "l", 3, 1, 2,
+                                  "d", "b", 1, "a", 2);
     REQUIRE(list && (given || !tools) && variables);
-    bool ok = template_render(t, &(struct template_input){.messages = list, .tools = given, .variables = variables,
-                                                          .add_generation_prompt = true, .now = 86400}, &arena, out, &err);
+    bool ok = template_render(
+        t,
+        &(struct template_input){
+            .messages = list, .tools = given, .variables = variables, .add_generation_prompt = true, .now = 86400},
+        &arena, out, &err);
     json_decref(list);
     json_decref(given);
     json_decref(variables);
@@ -72,9 +76,12 @@ static void golden_conversations_render_and_encode_exactly(void **state)
     {
         const json_t *arguments = json_object_get(row, "arguments"), *wanted = json_object_get(row, "tiny_ids");
         struct template_output out;
-        REQUIRE_OK(template_render(t, &(struct template_input){.messages = json_object_get(row, "messages"),
-            .variables = arguments, .add_generation_prompt = json_is_true(json_object_get(arguments, "add_generation_prompt"))},
-            &arena, &out, &err));
+        REQUIRE_OK(template_render(t,
+                                   &(struct template_input){.messages = json_object_get(row, "messages"),
+                                                            .variables = arguments,
+                                                            .add_generation_prompt = json_is_true(
+                                                                json_object_get(arguments, "add_generation_prompt"))},
+                                   &arena, &out, &err));
         REQUIRE_STRING(out.text, json_string_value(json_object_get(row, "expected")));
         struct tokenizer_span *spans = arena_array(&arena, struct tokenizer_span, out.segment_count);
         for (size_t k = 0; k < out.segment_count; k++)
@@ -102,8 +109,8 @@ static void special_tokens_of_users_stay_text(void **state)
     struct chat_template *t = template_load(test_data("fixtures/tiny-qwen2_5_vl"), &err);
     struct tokenizer *tokenizer = tokenizer_load(test_data("fixtures/tiny-qwen2_5_vl"), &err);
     struct template_output out;
-    REQUIRE_OK(template_render(t, &(struct template_input){.messages = messages, .add_generation_prompt = true}, &arena, &out,
-                               &err));
+    REQUIRE_OK(template_render(t, &(struct template_input){.messages = messages, .add_generation_prompt = true}, &arena,
+                               &out, &err));
     struct tokenizer_span spans[16];
     size_t users = 0, starts = 0, images = 0;
     REQUIRE(out.segment_count < 16);
@@ -151,13 +158,16 @@ static void messages_become_what_templates_expect(void **state)
     REQUIRE_NEAR(c.messages[2].weight, 1, 0);
     REQUIRE_STRING(chat_message_text(&c, 3, &err), "ab");
     json_t *list = chat_messages_json(&c, &err);
-    json_t *wanted = json_loads(
-        "[{\"role\":\"system\",\"content\":\"d\"},"
-        "{\"role\":\"user\",\"content\":[{\"type\":\"image\"},{\"type\":\"text\",\"text\":\"what\"},{\"type\":\"image\"}]},"
-        "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"type\":\"function\",\"id\":\"id1\",\"function\":{\"name\":"
-        "\"f\",\"arguments\":{\"a\":[1]}}},{\"type\":\"function\",\"id\":\"id2\",\"function\":{\"name\":\"g\",\"arguments\":"
-        "\"not json\"}}]},"
-        "{\"role\":\"tool\",\"content\":\"ab\",\"tool_call_id\":\"id1\"}]", 0, NULL);
+    json_t *wanted = json_loads("[{\"role\":\"system\",\"content\":\"d\"},"
+                                "{\"role\":\"user\",\"content\":[{\"type\":\"image\"},{\"type\":\"text\",\"text\":"
+                                "\"what\"},{\"type\":\"image\"}]},"
+                                "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"type\":\"function\","
+                                "\"id\":\"id1\",\"function\":{\"name\":"
+                                "\"f\",\"arguments\":{\"a\":[1]}}},{\"type\":\"function\",\"id\":\"id2\",\"function\":{"
+                                "\"name\":\"g\",\"arguments\":"
+                                "\"not json\"}}]},"
+                                "{\"role\":\"tool\",\"content\":\"ab\",\"tool_call_id\":\"id1\"}]",
+                                0, NULL);
     REQUIRE(json_equal(list, wanted));
     json_decref(list);
     json_decref(wanted);
@@ -168,21 +178,31 @@ static void expressions_give_what_jinja_gives(void **state)
 {
     (void)state;
     static const char *const rows[][2] = {
-        {"{{ x + 1 }} {{ x / 2 }} {{ x // 2 }} {{ -x // 2 }} {{ -x % 3 }} {{ 2 ** 3 }} {{ 7.0 // 2 }}", "6 2.5 2 -3 1 8 3.0"},
+        {"{{ x + 1 }} {{ x / 2 }} {{ x // 2 }} {{ -x // 2 }} {{ -x % 3 }} {{ 2 ** 3 }} {{ 7.0 // 2 }}",
+         "6 2.5 2 -3 1 8 3.0"},
         {"{{ 1e16 }} {{ 1e-7 }} {{ 0.1 + 0.2 }} {{ 100.0 }} {{ 1e22 }}", "1e+16 1e-07 0.30000000000000004 100.0 1e+22"},
         {"{{ s[0] }}{{ s[-1] }}{{ s[1:4] }}{{ s[::-1] }}|{{ l[1:] }}{{ l[9] }}", "HdelldlroW olleH|[1, 2]"},
-        {"{{ d }} {{ (1,) }} {{ ['a', \"b'c\", none, true, 1.0] }}", "{'b': 1, 'a': 2} (1,) ['a', \"b'c\", None, True, 1.0]"},
-        {"{{ 1 < 2 < 3 }} {{ 1 < 2 > 5 }} {{ 'lo W' in s }} {{ 9 not in l }} {{ not x }}", "True False True True False"},
-        {"{{ x if x > 3 else 'no' }}|{{ 'a' if false }}|{{ nope }}|{{ nope|default('d') }}|{{ none|d('e', true) }}", "5|||d|e"},
-        {"{{ s|upper }} {{ l|sort|join(',') }} {{ l|first }} {{ s|length }} {{ l|sum }} {{ l|max }} {{ [1,1]|unique|list }}",
+        {"{{ d }} {{ (1,) }} {{ ['a', \"b'c\", none, true, 1.0] }}",
+         "{'b': 1, 'a': 2} (1,) ['a', \"b'c\", None, True, 1.0]"},
+        {"{{ 1 < 2 < 3 }} {{ 1 < 2 > 5 }} {{ 'lo W' in s }} {{ 9 not in l }} {{ not x }}",
+         "True False True True False"},
+        {"{{ x if x > 3 else 'no' }}|{{ 'a' if false }}|{{ nope }}|{{ nope|default('d') }}|{{ none|d('e', true) }}",
+         "5|||d|e"},
+        {"{{ s|upper }} {{ l|sort|join(',') }} {{ l|first }} {{ s|length }} {{ l|sum }} {{ l|max }} {{ "
+         "[1,1]|unique|list }}",
          "HELLO WORLD 1,2,3 3 11 6 3 [1]"},
-        {"{{ messages[2].tool_calls[0].function.arguments|tojson }}", "{\"x\": 1.5, \"y\": [1, null, true, \"q\\\"\\t\"]}"},
+        {"{{ messages[2].tool_calls[0].function.arguments|tojson }}",
+         "{\"x\": 1.5, \"y\": [1, null, true, \"q\\\"\\t\"]}"},
         {"{{ {'b': 1, 'a': []}|tojson(indent=2) }}", "{\n  \"b\": 1,\n  \"a\": []\n}"},
-        {"{{ messages[1].content[1].text|tojson }} {{ '\xc3\xa9'|tojson(ensure_ascii=true) }}", "\"h\xc3\xa9 <|im_end|>\" \"\\u00e9\""},
-        {"{{ messages[2].content.split('</think>')[-1].lstrip('\\n') }}{{ ' a  b c '.split(none, 1) }}", "b['a', 'b c ']"},
-        {"{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ messages|map(attribute='role')|join('-') }}",
+        {"{{ messages[1].content[1].text|tojson }} {{ '\xc3\xa9'|tojson(ensure_ascii=true) }}",
+         "\"h\xc3\xa9 <|im_end|>\" \"\\u00e9\""},
+        {"{{ messages[2].content.split('</think>')[-1].lstrip('\\n') }}{{ ' a  b c '.split(none, 1) }}",
+         "b['a', 'b c ']"},
+        {"{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ messages|map(attribute='role')|join('-') "
+         "}}",
          "1system-user-assistant"},
-        {"{{ x is odd }} {{ s is string }} {{ d is mapping }} {{ none is none }} {{ x is not defined }} {{ x is in [5] }}",
+        {"{{ x is odd }} {{ s is string }} {{ d is mapping }} {{ none is none }} {{ x is not defined }} {{ x is in [5] "
+         "}}",
          "True True True True False True"},
         {"{{ strftime_now('%Y-%m-%d') }} {{ d.get('q', 9) }} {{ d.items()|list }} {{ range(5, 0, -2)|list }}",
          "1970-01-02 9 [('b', 1), ('a', 2)] [5, 3, 1]"},
@@ -200,18 +220,24 @@ static void statements_do_what_jinja_does(void **state)
     static const char *const rows[][2] = {
         {"{% for m in messages %}{{ loop.index }}{{ loop.first }}{{ loop.last }}{{ m.role }};{% endfor %}",
          "1TrueFalsesystem;2FalseFalseuser;3FalseTrueassistant;"},
-        {"{% for i in l if i > 1 %}{{ i }}/{{ loop.length }} {% else %}none{% endfor %}{% for i in [] %}{% else %}none{% endfor %}",
+        {"{% for i in l if i > 1 %}{{ i }}/{{ loop.length }} {% else %}none{% endfor %}{% for i in [] %}{% else "
+         "%}none{% endfor %}",
          "3/2 2/2 none"},
-        {"{% set ns = namespace(a=1) %}{% for i in l %}{% set ns.a = ns.a + i %}{% set y = i %}{% endfor %}{{ ns.a }}{{ y is defined }}",
+        {"{% set ns = namespace(a=1) %}{% for i in l %}{% set ns.a = ns.a + i %}{% set y = i %}{% endfor %}{{ ns.a "
+         "}}{{ y is defined }}",
          "7False"},
-        {"{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+        {"{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i "
+         "}}{% endfor %}",
          "023"},
         {"{% macro m(a, b='B') %}({{ a }}{{ b }}{{ x }}){% endmacro %}{{ m(1) }}{{ m(1, b=2) }}", "(1B5)(125)"},
         {"{% set b %}in {{ x }}{% endset %}[{{ b }}]{% filter upper %}a{{ b }}{% endfilter %}", "[in 5]AIN 5"},
-        {"{% set a, b = 1, 2 %}{{ a }}{{ b }}{% raw %}{{ x }}{% endraw %}{# no #}{% generation %}g{% endgeneration %}", "12{{ x }}g"},
+        {"{% set a, b = 1, 2 %}{{ a }}{{ b }}{% raw %}{{ x }}{% endraw %}{# no #}{% generation %}g{% endgeneration %}",
+         "12{{ x }}g"},
         // A macro made in one turn of a loop still sees that turn's variables later.
-        {"{% set ns = namespace() %}{% for i in l %}{% macro f() %}{{ i }}{% endmacro %}{% if loop.first %}{% set ns.f = f %}"
-         "{% endif %}{% endfor %}{{ ns.f() }}", "3"},
+        {"{% set ns = namespace() %}{% for i in l %}{% macro f() %}{{ i }}{% endmacro %}{% if loop.first %}{% set ns.f "
+         "= f %}"
+         "{% endif %}{% endfor %}{{ ns.f() }}",
+         "3"},
         {"a\n  {% if x %}\n b {{- ' c' -}}  \n d\n  {% endif %}\ne\n", "a\n b cd\ne"},
         {"   {% for i in l %}\n    - {{ i }}\n   {% endfor %}\nend\n\n", "    - 3\n    - 1\n    - 2\nend\n"},
         {"a\r\n{%+ if x %} k{% endif +%}\nz", "a\n k\nz"},
@@ -231,8 +257,8 @@ static const char *origins(const char *source)
     for (size_t i = 0; i < out.segment_count; i++) {
         REQUIRE(out.segments[i].text == out.text + covered);
         covered += out.segments[i].length;
-        all = arena_format(&arena, "%s%s%d:%.*s", all, i ? "|" : "", out.segments[i].origin, (int)out.segments[i].length,
-                           out.segments[i].text);
+        all = arena_format(&arena, "%s%s%d:%.*s", all, i ? "|" : "", out.segments[i].origin,
+                           (int)out.segments[i].length, out.segments[i].text);
     }
     REQUIRE_INT(covered, out.length);
     return all;
@@ -275,9 +301,11 @@ static void limits_stop_hostile_templates(void **state)
     } rows[] = {
         {"{% for i in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}", "steps"},
         {"{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "MiB"},
-        {"{% for i in range(99999) %}0123456789012345678901234567890123456789012345678901234567890123{% endfor %}", "MiB"},
+        {"{% for i in range(99999) %}0123456789012345678901234567890123456789012345678901234567890123{% endfor %}",
+         "MiB"},
         {"{% macro r(n) %}{{ r(n + 1) }}{% endmacro %}{{ r(0) }}", "macro calls"},
-        {"{% set ns = namespace(l=[]) %}{% for i in range(500) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}", "nested"},
+        {"{% set ns = namespace(l=[]) %}{% for i in range(500) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
+         "nested"},
         {"{{ range(1000000) }}", "range"},
         {"{% set a = 'a' * 2000000 %}{% for i in range(1000) %}{{ (a ~ 'b') in (a ~ a) }}{% endfor %}", ""},
         {deep, "nested"},
@@ -287,7 +315,8 @@ static void limits_stop_hostile_templates(void **state)
         double start = clock_seconds();
         bool ok = render(rows[i].source, NULL, NULL, &out);
         if (ok || !strstr(err.message, rows[i].says) || clock_seconds() - start > 20)
-            fail_msg("row %zu: %s, %s after %.1f s", i, ok ? "accepted" : "refused", err.message, clock_seconds() - start);
+            fail_msg("row %zu: %s, %s after %.1f s", i, ok ? "accepted" : "refused", err.message,
+                     clock_seconds() - start);
     }
     char *huge = calloc(1, TEMPLATE_MAX_SOURCE + 2);
     REQUIRE(huge);
@@ -359,8 +388,9 @@ static void folders_are_searched_in_order(void **state)
     REQUIRE(mkdtemp(folder));
     REQUIRE(!template_load(folder, &err) && err.code == VIREO_NOT_FOUND);
     put(folder, "tokenizer_config.json",
-          "{\"eos_token\": {\"content\": \"<e>\"}, \"bos_token\": \"<b>\", \"chat_template\": [{\"name\": \"default\", \"template\": "
-          "\"config {{ bos_token }}{{ eos_token }}\"}, {\"name\": \"tool_use\", \"template\": \"tools\"}]}");
+        "{\"eos_token\": {\"content\": \"<e>\"}, \"bos_token\": \"<b>\", \"chat_template\": [{\"name\": \"default\", "
+        "\"template\": "
+        "\"config {{ bos_token }}{{ eos_token }}\"}, {\"name\": \"tool_use\", \"template\": \"tools\"}]}");
     REQUIRE_STRING(load_and_render(folder, false), "config <b><e>");
     REQUIRE_STRING(load_and_render(folder, true), "tools");
     put(folder, "chat_template.json", "{\"chat_template\": \"json {{ eos_token }}\"}");
@@ -377,7 +407,8 @@ static void failed_allocations_are_errors(void **state)
     (void)state;
     char rule[64];
     json_t *messages = json_loads(conversation, 0, NULL);
-    static const char source[] = "{% for m in messages %}{{ m|tojson }}{{ m.role|upper }}{% endfor %}{{ [1, 2]|join(',') }}";
+    static const char source[] =
+        "{% for m in messages %}{{ m|tojson }}{{ m.role|upper }}{% endfor %}{{ [1, 2]|join(',') }}";
     for (int n = 1;; n++) {
         struct arena a;
         struct template_output out;

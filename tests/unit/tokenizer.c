@@ -141,7 +141,8 @@ static void ends_of_spans_count_the_tokens_before_them(void **state)
     for (size_t i = 0; i < 5; i++) {
         struct token_text text = {0};
         REQUIRE_OK(tokenizer_decode(tiny, ids.ids, ends[i], false, &text, &err));
-        static const char *const wanted[] = {"caf", "caf", "caf\xc3\xa9 ", "caf\xc3\xa9 <|im_end|>", "caf\xc3\xa9 <|im_end|> 12"};
+        static const char *const wanted[] = {"caf", "caf", "caf\xc3\xa9 ", "caf\xc3\xa9 <|im_end|>",
+                                             "caf\xc3\xa9 <|im_end|> 12"};
         REQUIRE_STRING(text.data, wanted[i]);
         token_text_free(&text);
     }
@@ -292,7 +293,8 @@ static void long_pieces_take_no_quadratic_time(void **state)
     REQUIRE(clock_seconds() - start < 60);
     free(text);
     struct token_ids ids = {0};
-    REQUIRE_FAIL(tokenizer_encode(tiny, "", (size_t)TOKENIZER_MAX_TEXT + 1, TOKENIZER_MATCH_ALL, &ids, &err), VIREO_TOO_LARGE);
+    REQUIRE_FAIL(tokenizer_encode(tiny, "", (size_t)TOKENIZER_MAX_TEXT + 1, TOKENIZER_MATCH_ALL, &ids, &err),
+                 VIREO_TOO_LARGE);
 }
 
 // The 256 byte symbols and what the tests change.
@@ -307,8 +309,8 @@ static json_t *base_json(void)
         utf8_encode(c, name);
         json_object_set_new(vocab, name, json_integer(next++));
     }
-    return json_pack("{s:{s:s, s:o, s:[]}, s:[], s:{s:s}, s:{s:s, s:b}, s:{s:s}}", "model", "type", "BPE", "vocab", vocab,
-                     "merges", "added_tokens", "normalizer", "type", "NFC", "pre_tokenizer", "type", "ByteLevel",
+    return json_pack("{s:{s:s, s:o, s:[]}, s:[], s:{s:s}, s:{s:s, s:b}, s:{s:s}}", "model", "type", "BPE", "vocab",
+                     vocab, "merges", "added_tokens", "normalizer", "type", "NFC", "pre_tokenizer", "type", "ByteLevel",
                      "add_prefix_space", 0, "decoder", "type", "ByteLevel");
 }
 
@@ -352,18 +354,20 @@ static void wrong_files_are_refused_by_name(void **state)
         {"model", "end_of_word_suffix", "\"</w>\"", VIREO_UNSUPPORTED, "end_of_word_suffix"},
         {"", "normalizer", "{\"type\": \"NFKC\"}", VIREO_UNSUPPORTED, "NFKC"},
         {"", "pre_tokenizer", "{\"type\": \"Whitespace\"}", VIREO_UNSUPPORTED, "Whitespace"},
-        {"", "pre_tokenizer", "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}", VIREO_UNSUPPORTED, "add_prefix_space"},
-        {"", "pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, \"behavior\": \"Isolated\"}", VIREO_CORRUPT,
-         "does not compile"},
+        {"", "pre_tokenizer", "{\"type\": \"ByteLevel\", \"add_prefix_space\": true}", VIREO_UNSUPPORTED,
+         "add_prefix_space"},
+        {"", "pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, \"behavior\": \"Isolated\"}",
+         VIREO_CORRUPT, "does not compile"},
         {"", "pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w\"}, \"behavior\": \"Isolated\"}",
          VIREO_UNSUPPORTED, "\\w"},
-        {"", "pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Removed\"}", VIREO_UNSUPPORTED,
-         "Removed"},
+        {"", "pre_tokenizer", "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Removed\"}",
+         VIREO_UNSUPPORTED, "Removed"},
         {"", "decoder", "null", VIREO_UNSUPPORTED, "decoder"},
         {"", "added_tokens", "[{\"id\": 3, \"content\": \"<x>\"}]", VIREO_CORRUPT, "<x>"},
         {"", "added_tokens", "[{\"id\": 300, \"content\": \"\"}]", VIREO_CORRUPT, "content"},
         {"", "added_tokens", "[{\"id\": 300, \"content\": \"<x>\", \"lstrip\": true}]", VIREO_UNSUPPORTED, "lstrip"},
-        {"", "added_tokens", "[{\"id\": 300, \"content\": \"x!\"}, {\"id\": 301, \"content\": \"x!\"}]", VIREO_CORRUPT, "two ids"},
+        {"", "added_tokens", "[{\"id\": 300, \"content\": \"x!\"}, {\"id\": 301, \"content\": \"x!\"}]", VIREO_CORRUPT,
+         "two ids"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct tokenizer *t = parse_with(rows[i].where, rows[i].key, rows[i].value);
@@ -388,13 +392,15 @@ static void white_space_is_unicodes_and_not_pcres(void **state)
         json_object_set_new(vocab, "a\xc3\xa1", json_integer(256)); // a + byte e1
         json_object_set_new(vocab, "a\xc3\x82", json_integer(257)); // a + byte c2
         json_object_set_new(model, "merges", json_pack("[[s, s], [s, s]]", "a", "\xc3\xa1", "a", "\xc3\x82"));
-        json_object_set_new(root, "pre_tokenizer", json_pack(
-            "{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s, s:b, s:b}]}", "type", "Sequence", "pretokenizers", "type", "Split", "pattern",
-            "Regex", patterns[i], "behavior", "Isolated", "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0));
+        json_object_set_new(root, "pre_tokenizer",
+                            json_pack("{s:s, s:[{s:s, s:{s:s}, s:s}, {s:s, s:b, s:b}]}", "type", "Sequence",
+                                      "pretokenizers", "type", "Split", "pattern", "Regex", patterns[i], "behavior",
+                                      "Isolated", "type", "ByteLevel", "add_prefix_space", 0, "use_regex", 0));
         char *text = json_dumps(root, 0);
         struct tokenizer *t = tokenizer_parse(text, strlen(text), NULL, 0, &err);
         REQUIRE(t);
-        struct token_ids one = encode(t, "a\xe1\xa0\x8e", TOKENIZER_MATCH_ALL), two = encode(t, "a\xc2\x85", TOKENIZER_MATCH_ALL);
+        struct token_ids one = encode(t, "a\xe1\xa0\x8e", TOKENIZER_MATCH_ALL),
+                         two = encode(t, "a\xc2\x85", TOKENIZER_MATCH_ALL);
         REQUIRE_INT(one.ids[0], 256);
         REQUIRE_INT(one.count, 3);
         REQUIRE_INT(two.count, 3);
@@ -428,15 +434,17 @@ static void config_adds_the_tokens_the_file_lacks(void **state)
     (void)state;
     json_t *root = base_json();
     char *text = json_dumps(root, 0);
-    static const char config[] = "{\"added_tokens_decoder\": {\"256\": {\"content\": \"<end>\", \"special\": true, \"normalized\": false}},"
-                                 "\"eos_token\": {\"content\": \"<end>\"}, \"pad_token\": null}";
+    static const char config[] =
+        "{\"added_tokens_decoder\": {\"256\": {\"content\": \"<end>\", \"special\": true, \"normalized\": false}},"
+        "\"eos_token\": {\"content\": \"<end>\"}, \"pad_token\": null}";
     struct tokenizer *t = tokenizer_parse(text, strlen(text), config, strlen(config), &err);
     REQUIRE(t);
     REQUIRE_INT(tokenizer_eos(t), 256);
     REQUIRE_INT(tokenizer_pad(t), TOKENIZER_NO_ID);
     REQUIRE(tokenizer_is_special(t, 256));
     tokenizer_destroy(&t);
-    static const char bad[] = "{\"eos_token\": \"<none>\"}", key[] = "{\"added_tokens_decoder\": {\"-1\": {\"content\": \"x\"}}}";
+    static const char bad[] = "{\"eos_token\": \"<none>\"}",
+                      key[] = "{\"added_tokens_decoder\": {\"-1\": {\"content\": \"x\"}}}";
     REQUIRE(!tokenizer_parse(text, strlen(text), bad, strlen(bad), &err) && strstr(err.message, "<none>"));
     REQUIRE(!tokenizer_parse(text, strlen(text), key, strlen(key), &err) && strstr(err.message, "\"-1\""));
     free(text);
