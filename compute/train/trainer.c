@@ -107,6 +107,8 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
     t->model = model_load(t->dev, resume[0] ? resume : s->model_folder, &load, err);
     if (!t->model)
         return false;
+    // Side files of the result come from the base: the checkpoint this run resumes from may be pruned before it ends.
+    snprintf(t->model->folder, sizeof t->model->folder, "%s", s->model_folder);
     t->activations = gpu_arena_create(
         t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = 64 << 20, .grows = true}, err);
     t->upload = gpu_arena_create(
