@@ -88,11 +88,9 @@ static struct variant choose(struct gpu_device *dev, enum nn_product kind, struc
     return f->other.rows != 0 && padded(n, &f->other, lanes) < padded(n, &f->wide, lanes) ? f->other : f->wide;
 }
 
-void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
-             struct tensor bias, struct tensor residual)
+static void multiply(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
+                     struct tensor bias, struct tensor residual)
 {
-    if (tape_failed(t))
-        return;
     const uint32_t m = tensor_rows(c), n = tensor_columns(c);
     const uint32_t k = kind == NN_TN ? tensor_rows(a) : tensor_columns(a);
     vireo_assert(is_float(a) && is_float(b) && is_float(c) && (beta == 0 || beta == 1));
@@ -145,6 +143,29 @@ void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tenso
                      .flops = 2.0 * m * n * k,
                      .bytes = (double)tensor_bytes(a) + (double)tensor_bytes(b) + (double)tensor_bytes(c),
                  });
+}
+
+void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
+             struct tensor bias, struct tensor residual)
+{
+    // Weight gradients sum over thousands of rows, and every tile of C walks down all of them: in blocks both operands stay
+    // in a CPU's cache. The blocks depend on K alone. Whatever is added once is added with the first block.
+    enum { ROWS = 512 };
+    const uint32_t k = tensor_rows(a);
+    if (tape_failed(t))
+        return;
+    if (kind != NN_TN || k <= ROWS + ROWS / 2 || c.dtype != DTYPE_F32 || tensor_rows(b) != k) {
+        multiply(t, kind, a, b, c, beta, bias, residual);
+        return;
+    }
+    const struct tensor none = {0};
+    for (uint32_t first = 0; first < k;) {
+        // The last block takes a short rest with it.
+        uint32_t rows = k - first <= ROWS + ROWS / 2 ? k - first : ROWS;
+        multiply(t, kind, tensor_row_part(a, first, rows), tensor_row_part(b, first, rows), c, first ? 1 : beta,
+                 first ? none : bias, first ? none : residual);
+        first += rows;
+    }
 }
 
 // Rows summed by one lane. One stage is enough for most batches: a second dispatch costs more than it gains.
