@@ -3,8 +3,8 @@
 // Args: attention_grad_args (args/attention.h), spans by key. Constants: 1 = head_dim, 2 = key rows a lane (U).
 // Dispatch: ceil(rows / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
-// One lane works on U key rows of one kv head. The group walks over the (query row, head of the group) pairs that any of its
-// lanes is seen by, ATTENTION_BLOCK at a time, loaded one a lane and shared by broadcast.
+// One lane works on U key rows of one kv head. The group walks over the (query row, head of the group) pairs that see
+// any of its keys, ATTENTION_BLOCK at a time, loaded one a lane and shared by broadcast.
 // Sum: dot products over d ascending; dk and dv over query rows ascending, heads ascending within a row. A prompt row
 // thus gets the sum over all completions that attend it, in their order, once. Pairs that do not see a key never touch
 // it, even if not finite.

@@ -4,8 +4,8 @@
 // Args: attention_grad_args (args/attention.h), spans by query. Constants: 1 = head_dim, 2 = pairs a lane (U).
 // Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup; turns as in attention_fwd.comp.
 //
-// Sum: dot products over d ascending, dq over keys ascending; no sum crosses lanes, so that a row's dq does not depend on
-// the rows beside it. Keys beyond a row's count never touch it, even if not finite.
+// Sum: dot products over d ascending, dq over keys ascending; no sum crosses lanes, so that a row's dq does not depend
+// on the rows beside it. Keys beyond a row's count never touch it, even if not finite.
 // All-zero args: no pairs, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require

@@ -3,9 +3,9 @@
 // Args: attention_args (args/attention.h). Constants: 1 = head_dim, 2 = pairs a lane (U).
 // Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
-// One lane works on U (row, head) pairs; all lanes of a group share the kv head. Keys come in blocks of ATTENTION_BLOCK by
-// the query's own key number. Each turn takes the block that the first waiting pair needs, the lanes load one key of it
-// each, and all pairs that need exactly these rows as exactly this block take part. So rows of one sequence, and
+// One lane works on U (row, head) pairs; all lanes of a group share the kv head. Keys come in blocks of ATTENTION_BLOCK
+// by the query's own key number. Each turn takes the block that the first waiting pair needs, the lanes load one key of
+// it each, and all pairs that need exactly these rows as exactly this block take part. So rows of one sequence, and
 // completions in their shared prompt, share the loads; a pair whose keys lie elsewhere takes its own turns.
 //
 // Sum: q.k over d ascending; values over keys ascending, rescaled once a block when the maximum grows; no sum crosses

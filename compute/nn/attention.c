@@ -19,8 +19,8 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
 }
 
 // Specialisation constants: head_dim and how many items a lane works on. Two share the loads of keys where neighbouring
-// rows mostly see the same ones: 1.1 to 1.35 times faster on lavapipe. Rows that decode each have keys of their own (two
-// are 0.7 times as fast), and short windows leave nothing to share. No bits depend on it.
+// rows mostly see the same ones: 1.1 to 1.35 times faster on lavapipe. Rows that decode each have keys of their own
+// (two are 0.7 times as fast), and short windows leave nothing to share. No bits depend on it.
 struct shape {
     uint32_t head_dim, items;
 };
@@ -169,8 +169,8 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
         return s.out;
     if (h->head_dim < 1 || h->head_dim > 128 || h->kv_heads == 0 || h->heads % h->kv_heads != 0) {
         tape_fail(t, VIREO_UNSUPPORTED,
-                  "attention with head_dim %u (1 to 128), %u heads and %u kv heads (a divisor of the heads)", h->head_dim,
-                  h->heads, h->kv_heads);
+                  "attention with head_dim %u (1 to 128), %u heads and %u kv heads (a divisor of the heads)",
+                  h->head_dim, h->heads, h->kv_heads);
         return s.out;
     }
     vireo_assert(qkv.dtype == DTYPE_F32 && tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);

@@ -169,8 +169,8 @@ static bool run_forward(struct gpu_device *dev, struct gpu_arena *arena, const s
 }
 
 // The backward passes of `repeats` tapes, whose forward passes ran before the clock started.
-static bool run_backward(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, const struct inputs *in,
-                         int64_t repeats, struct timing *out, struct vireo_error *err)
+static bool run_backward(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s,
+                         const struct inputs *in, int64_t repeats, struct timing *out, struct vireo_error *err)
 {
     struct tape *tapes[MAX_TAPES] = {0};
     struct tensor o[MAX_TAPES];
@@ -229,9 +229,9 @@ static json_t *measure(struct gpu_device *dev, struct gpu_arena *arena, const st
     }
     qsort(wall, (size_t)runs, sizeof wall[0], compare);
     const double median = (wall[(runs - 1) / 2] + wall[runs / 2]) / 2;
-    json_t *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "repeats", (json_int_t)repeats, "seconds_min", wall[0],
-                            "seconds_median", median, "cpu_seconds_min", cpu, "gflops", operations / wall[0] * 1e-9,
-                            "gflops_median", operations / median * 1e-9, "gflops_per_cpu_second",
+    json_t *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "repeats", (json_int_t)repeats, "seconds_min",
+                            wall[0], "seconds_median", median, "cpu_seconds_min", cpu, "gflops",
+                            operations / wall[0] * 1e-9, "gflops_median", operations / median * 1e-9, "gflops_per_cpu_second",
                             operations / cpu * 1e-9);
     if (!out)
         vireo_fail_memory(err, 1024);

@@ -6,7 +6,8 @@
 layout(constant_id = 1) const uint D = 16; // head_dim
 layout(constant_id = 2) const uint U = 1;  // items a lane: more share the loads and broadcasts; no bits change
 
-// A block of ATTENTION_BLOCK keys is loaded by LOADERS lanes, PER keys each: key j by lane j % LOADERS as its j / LOADERS.
+// A block of ATTENTION_BLOCK keys is loaded by LOADERS lanes, PER keys each: key j by lane j % LOADERS as its number
+// j / LOADERS.
 const uint LOADERS = SUBGROUP < ATTENTION_BLOCK ? SUBGROUP : ATTENTION_BLOCK;
 const uint PER = ATTENTION_BLOCK / LOADERS;
 
@@ -37,9 +38,9 @@ uint subgroup_max(uint x)
     return x;
 }
 
-// For each item of this lane `span`: prefix_first, prefix_count, own_first, own_count; `count` its keys; `next` the first
-// key it has not seen. `visible`: the keys an item sees, which is its count when it takes part, else 0. Without any waiting
-// item an empty block is returned.
+// For each item of this lane `span`: prefix_first, prefix_count, own_first, own_count; `count` its keys; `next` the
+// first key it has not seen. `visible`: the keys an item sees, which is its count when it takes part, else 0. Without
+// any waiting item an empty block is returned.
 key_block meet(uvec4 span[U], uint count[U], uint next[U], out uint visible[U])
 {
     // The mapping of an item's next block: two blocks with equal words are the same rows as the same keys. A block

@@ -422,8 +422,8 @@ static struct sequence find_sequence(uint32_t prompt, uint32_t completion, uint3
     }
 }
 
-// The bits of a completion's rows are the same packed behind a shared prompt, alone, split elsewhere into prefix and own
-// run, among other rows, and read from a pool, one query a dispatch.
+// The bits of a completion's rows are the same packed behind a shared prompt, alone, split elsewhere into prefix and
+// own run, among other rows, and read from a pool, one query a dispatch.
 static void same_bits(uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
 {
     enum { PROMPT = 29, COMPLETIONS = 5, LENGTH = 21 };
@@ -447,8 +447,8 @@ static void same_bits(uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
             }
             float *o = device_forward(&alone);
             test_same_bits("prompt alone", o + (size_t)pad * out_width, packed, (size_t)PROMPT * out_width);
-            test_same_bits("completion alone", o + (size_t)(pad + PROMPT) * out_width, packed + (size_t)s.own * out_width,
-                           (size_t)s.length * out_width);
+            test_same_bits("completion alone", o + (size_t)(pad + PROMPT) * out_width,
+                           packed + (size_t)s.own * out_width, (size_t)s.length * out_width);
             free(o);
             drop(&alone);
         }
@@ -470,7 +470,10 @@ static void same_bits(uint32_t heads, uint32_t kv_heads, uint32_t head_dim)
             memcpy(v + (size_t)(slot + i) * kv_width, row + out_width + kv_width, kv_width * 4);
         }
     }
-    struct nn_kv kv = {.k = test_tensor(DTYPE_F32, slots, kv_width, k), .v = test_tensor(DTYPE_F32, slots, kv_width, v)};
+    struct nn_kv kv = {
+        .k = test_tensor(DTYPE_F32, slots, kv_width, k),
+        .v = test_tensor(DTYPE_F32, slots, kv_width, v),
+    };
     for (uint32_t i = 0; i < LENGTH; i++) {
         struct problem step = make(heads, kv_heads, head_dim, COMPLETIONS);
         uint32_t rows = 0, from[COMPLETIONS];

@@ -1,4 +1,5 @@
-// Rotary embedding: against a double-precision reference, its gradient as the inverse rotation, the store into the pool.
+// Rotary embedding: against a double-precision reference, its gradient as the inverse rotation, the store into the
+// pool.
 #include "tests/kernels/kernels.h"
 
 #include "compute/base/check.h"
