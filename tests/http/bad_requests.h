@@ -7,7 +7,8 @@
 #define H "Host: localhost\r\n"
 #define J "Content-Type: application/json\r\n"
 #define GOOD "/v1/files"
-#define POST_ "POST /v1/vireo/keys HTTP/1.1\r\n" H J
+// Would be answered 200 with the body {}: a 4xx comes from the framing alone.
+#define POST_ "DELETE /v1/vireo/session HTTP/1.1\r\n" H J
 #define X64 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 #define X512 X64 X64 X64 X64 X64 X64 X64 X64
 #define X4096 X512 X512 X512 X512 X512 X512 X512 X512
@@ -33,7 +34,7 @@ static const struct bad_request bad_requests[] = {
     R("chunked after identity", 400, POST_ "Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"),
     R("chunked in quotes", 400, POST_ "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n"),
     R("chunked with a parameter", 400, POST_ "Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n"),
-    R("chunked in HTTP/1.0", 400, "POST /v1/vireo/keys HTTP/1.0\r\n" H J "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    R("chunked in HTTP/1.0", 400, "DELETE /v1/vireo/session HTTP/1.0\r\n" H J "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     R("a signed length", 400, POST_ "Content-Length: +2\r\n\r\n{}"),
     R("a negative length", 400, POST_ "Content-Length: -1\r\n\r\n{}"),
     R("a hexadecimal length", 400, POST_ "Content-Length: 0x2\r\n\r\n{}"),
@@ -48,7 +49,7 @@ static const struct bad_request bad_requests[] = {
     R("a chunk longer than it says", 0, POST_ "Transfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n0\r\n\r\n"),
     R("two hosts", 400, "GET " GOOD " HTTP/1.1\r\n" H H "\r\n"),
     R("no host", 400, "GET " GOOD " HTTP/1.1\r\n\r\n"),
-    R("two content types", 400, "POST /v1/vireo/keys HTTP/1.1\r\n" H J "Content-Type: text/plain\r\n"
+    R("two content types", 400, "DELETE /v1/vireo/session HTTP/1.1\r\n" H J "Content-Type: text/plain\r\n"
       "Content-Length: 2\r\n\r\n{}"),
     R("bare line feeds", 400, "GET " GOOD " HTTP/1.1\nHost: localhost\n\n"),
     R("bare line feeds after the first line", 400, "GET " GOOD " HTTP/1.1\r\nHost: localhost\nA: b\nC: d\n\n"),
