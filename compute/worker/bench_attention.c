@@ -231,8 +231,8 @@ static json_t *measure(struct gpu_device *dev, struct gpu_arena *arena, const st
     const double median = (wall[(runs - 1) / 2] + wall[runs / 2]) / 2;
     json_t *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "repeats", (json_int_t)repeats, "seconds_min",
                             wall[0], "seconds_median", median, "cpu_seconds_min", cpu, "gflops",
-                            operations / wall[0] * 1e-9, "gflops_median", operations / median * 1e-9, "gflops_per_cpu_second",
-                            operations / cpu * 1e-9);
+                            operations / wall[0] * 1e-9, "gflops_median", operations / median * 1e-9,
+                            "gflops_per_cpu_second", operations / cpu * 1e-9);
     if (!out)
         vireo_fail_memory(err, 1024);
     return out;
