@@ -1,6 +1,6 @@
 // Rotary embedding in place on the q and k columns of qkv [rows, q | k | v], half-split: with c, s of the row's
 // position on the axis of half-dimension i, y[i] = x[i] c - x[i + D/2] s, y[i + D/2] = x[i + D/2] c + x[i] s.
-// Optionally stores the rotated k and the v of the row in its slot of a key/value pool. sign -1 rotates back: the gradient.
+// Optionally stores the rotated k and the v of the row in its slot of a pool. sign -1: rotates back (gradient).
 // Source: transformers modeling_qwen2_5_vl.py, apply_multimodal_rotary_pos_emb and apply_rotary_pos_emb_vision.
 // Args: rope_args (args/rope.h). Dispatch: ceil(rows * half_dim / SUBGROUP) groups of one subgroup.
 // One lane is one half-dimension of one row, for all heads: cosine and sine are loaded once.
