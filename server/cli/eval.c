@@ -11,7 +11,7 @@
 
 static const char usage[] =
     "usage: vireo eval --model M --dataset D --grader G.json [--temperature T] [--n N] [--max-tokens N] [--limit N]\n"
-    "                  [--seed N] [--rows FILE] [--json]\n\n"
+    "                  [--seed N] [--max-pixels N] [--rows FILE] [--json]\n\n"
     "D is a dataset's id or a file's id. G.json holds a grader (see POST /v1/fine_tuning/alpha/graders/run). Temperature 0 is greedy.\n";
 
 static const char *text_of(const json_t *o, const char *key)
@@ -90,7 +90,7 @@ int cli_eval(int argc, char **argv)
 {
     struct cli_client_options client = {0};
     const char *model = NULL, *dataset = NULL, *grader_file = NULL, *temperature = NULL, *n_text = NULL, *tokens = NULL;
-    const char *limit = NULL, *seed = NULL, *rows = NULL, *rest[1];
+    const char *limit = NULL, *seed = NULL, *rows = NULL, *pixels = NULL, *rest[1];
     bool json = false;
     const struct cli_option options[] = {
         {"--model", "NAME which model", &model, NULL},
@@ -101,6 +101,7 @@ int cli_eval(int argc, char **argv)
         {"--max-tokens", "N longest answer (256)", &tokens, NULL},
         {"--limit", "N first rows only (all)", &limit, NULL},
         {"--seed", "N of the sampling (0)", &seed, NULL},
+        {"--max-pixels", "N larger pictures are made smaller (the model's)", &pixels, NULL},
         {"--rows", "FILE write every row with its answers there, as JSON", &rows, NULL},
         {"--json", "-the whole object", NULL, &json},
         {"--data", "DIR reach the server that has this folder open", &client.data, NULL},
@@ -112,6 +113,7 @@ int cli_eval(int argc, char **argv)
     } wholes[] = {{"--n", "n", &n_text, 1, 128},
                   {"--max-tokens", "max_completion_tokens", &tokens, 1, 1 << 20},
                   {"--limit", "limit", &limit, 1, 100000000},
+                  {"--max-pixels", "max_pixels", &pixels, 784, 1000000000},
                   {"--seed", "seed", &seed, 0, INT64_MAX}};
     size_t count;
     int status;
