@@ -94,16 +94,16 @@ bool engine_submit(struct engine *e, const struct generation *g, struct vireo_er
     vireo_assert(g->n > 0 && s->max_tokens > 0 && p->count > 0);
     uint64_t slots = p->count + (uint64_t)g->n * s->max_tokens;
     if (slots > e->p.kv_tokens || p->count > e->p.max_batch_tokens)
-        return vireo_fail_kind(err, VIREO_TOO_LARGE, "context_length_exceeded", "messages",
+        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", "messages",
                                "The prompt has %u tokens and %u x %u may be generated; this server holds %u tokens, %u of "
                                "them in one prompt.",
                                p->count, g->n, s->max_tokens, e->p.kv_tokens, e->p.max_batch_tokens);
     if ((uint64_t)p->next_position + s->max_tokens > e->m->text_rope_positions)
-        return vireo_fail_kind(err, VIREO_TOO_LARGE, "context_length_exceeded", "messages",
+        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", "messages",
                                "The prompt ends at position %u and %u tokens may follow; the model is loaded for %u positions.",
                                p->next_position, s->max_tokens, e->m->text_rope_positions);
     if (g->n > e->p.max_sequences)
-        return vireo_fail_kind(err, VIREO_TOO_LARGE, "invalid_value", "n",
+        return vireo_fail_kind(err, VIREO_INVALID, "invalid_value", "n",
                                "Invalid value for 'n': expected at most %u, got %u.", e->p.max_sequences, g->n);
     struct job *j = job_new(g, err);
     if (!j)

@@ -93,7 +93,7 @@ bool vision_batch_build(const struct model *m, struct tape *t, const struct patc
         b.first[i] = b.merged;
         grids[i] = (struct image_grid){images[i]->t, images[i]->h, images[i]->w, (uint32_t)(images[i]->rows / unit)};
         if (VIREO_MAX(grids[i].h, grids[i].w) > m->vision_rope_positions)
-            return vireo_fail_kind(err, VIREO_TOO_LARGE, "invalid_image", NULL, "Image has %u x %u patches, at most %u a side.",
+            return vireo_fail_kind(err, VIREO_INVALID, "invalid_image", NULL, "Image has %u x %u patches, at most %u a side.",
                                    grids[i].w, grids[i].h, m->vision_rope_positions);
         b.merged += grids[i].tokens;
     }
@@ -242,7 +242,7 @@ bool text_batch_build(const struct model *m, struct tape *t, const struct text_r
     for (uint32_t i = 0; i < r->count; i++) {
         for (int axis = 0; axis < 3; axis++)
             if (r->positions[i][axis] >= m->text_rope_positions)
-                return vireo_fail_kind(err, VIREO_TOO_LARGE, "context_length_exceeded", NULL,
+                return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", NULL,
                                        "A token stands at position %u; this model is loaded for %u positions.",
                                        r->positions[i][axis], m->text_rope_positions);
         uint32_t keys = r->query[i][1] + r->query[i][3];

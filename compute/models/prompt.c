@@ -95,7 +95,7 @@ static bool expand(const struct model *m, const struct token_ids *ids, const str
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_value", NULL,
                                "The prompt has %zu image placeholders for %u images.", seen, image_count);
     if (total > 1 << 24)
-        return vireo_fail_kind(err, VIREO_TOO_LARGE, "context_length_exceeded", NULL, "The prompt has %zu tokens.", total);
+        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", NULL, "The prompt has %zu tokens.", total);
     out->ids = arena_array(a, uint32_t, total + 1);
     *map = arena_array(a, uint32_t, ids->count + 1);
     if (!out->ids || !*map)
