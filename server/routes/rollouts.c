@@ -23,7 +23,8 @@ static bool list(struct request *req, struct response *res, struct vireo_error *
     bool more;
     if (!store_job_find(app->store, id, request_arena(req), &job, err) || !routes_page(req, 20, 100, &page, err))
         return false;
-    if (filter.sort && strcmp(filter.sort, "reward_std") != 0 && strcmp(filter.sort, "mean_reward") != 0)
+    if (filter.sort && strcmp(filter.sort, "reward_std") != 0 && strcmp(filter.sort, "mean_reward") != 0 &&
+        strcmp(filter.sort, "reward_mean") != 0)
         return vireo_fail_param(err, "sort", "Invalid value for 'sort': expected reward_std or mean_reward, got '%.40s'.",
                                 filter.sort);
     if (filter.sort && strcmp(filter.sort, "mean_reward") == 0)

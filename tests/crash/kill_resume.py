@@ -1,131 +1,155 @@
-#!/usr/bin/env python3
-"""kill_resume.py BUILD [TRIALS]: a job killed at any point and resumed gives the same bytes as one never interrupted.
+"""Quick jobs killed at random points and resumed give the same bits as jobs that were never interrupted.
 
-Runs the quick SFT and GRPO jobs (tests/crash/make_quick.c) once undisturbed, once more with the same seed, once in each
-debug mode of the GPU recorder (a full barrier after every dispatch; independent dispatches in random order), then TRIALS times (default 20, half each) killed: at named points of writing a checkpoint (write, fsync, rename, commit) and of
-writing files, and by SIGKILL at random moments. Compared byte for byte: the metrics of every step without clock
-readings, and the weights of the finished model. Last line: `N passed, N failed`.
+usage: kill_resume.py VIREO [--rounds N] [--seed N] [--steps N]
+
+First each job (SFT and GRPO) runs twice without interruption: identical metrics and weights. Then rounds of: SIGKILL of the
+worker at a random moment, SIGKILL of the server at a random moment, a kill at a named fault point of worker or server
+(checkpoint write, fsync, rename, commit; the commit of the database; between rows and acknowledgement ...). Compared are all
+metrics but clock readings (as the JSON text of the numbers, 17 digits) and the digest of the saved model folder. No step may
+appear twice or be missing, no temporary checkpoint may be left.
 """
-import hashlib
-import json
+import argparse
+import glob
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
-POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoint.commit", "file.write", "file.fsync",
-          "file.rename", "gpu.submit"]
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "http"))
+from vireo_server import Server, grpo_job, prepare, sft_job
+
+POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoint.commit", "worker.metrics", "worker.step",
+          "worker.checkpoint", "file.fsync", "file.rename", "file.write", "store.commit"]
 
 
-def run(build, spec, metrics, fault=None, kill_after=None, debug=None):
-    """One attempt. Returns True when the job finished."""
-    env = dict(os.environ, VIREO_LOG="error")
-    if debug:
-        env["VIREO_GPU_DEBUG"] = debug
-    env.pop("VIREO_FAULT", None)
-    if fault:
-        env["VIREO_FAULT"] = fault
-    child = subprocess.Popen([f"{build}/tests/quick_job", spec, metrics], env=env, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE)
-    try:
-        _, errors = child.communicate(timeout=kill_after or 600)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        return False
-    if child.returncode == 0:
-        return True
-    if child.returncode == -9:
-        return False
-    sys.exit(f"quick_job {spec}: exit {child.returncode}: {errors.decode(errors='replace')[-800:]}")
+def result(server, job_id, steps):
+    job = server.wait_job(job_id)
+    if job["status"] != "succeeded":
+        raise AssertionError(f"job {job_id} is {job['status']}: {job['error']}")
+    metrics = server.get(f"/v1/vireo/jobs/{job_id}/metrics")
+    if metrics["step"] != list(range(1, steps + 1)):
+        raise AssertionError(f"steps {metrics['step']}")
+    events = server.get(f"/v1/fine_tuning/jobs/{job_id}/events?limit=1000")["data"]
+    seen = [e["data"]["step"] for e in reversed(events) if e["type"] == "metrics"]
+    if seen != metrics["step"]:
+        raise AssertionError(f"steps of the events: {seen}")
+    timeless = {k: v for k, v in metrics.items() if not k.startswith("timing/") and k not in ("step_time", "eta_seconds")}
+    models = {m["id"]: m["vireo"]["sha256"] for m in server.get("/v1/models")["data"]}
+    left = glob.glob(os.path.join(server.folder, "data", "jobs", job_id, "checkpoints", "*.tmp"))
+    left += glob.glob(os.path.join(server.folder, "data", "models", "*.tmp"))
+    if left:
+        raise AssertionError(f"left behind: {left}")
+    return timeless, models[job["fine_tuned_model"]], job["vireo"].get("resumed", 0)
 
 
-def outcome(spec, metrics):
-    """What must be equal: the lines of all steps, and the weights."""
-    with open(metrics, "rb") as f:
-        lines = f.read()
-    with open(os.path.join(json.load(open(spec))["output_folder"], "model.safetensors"), "rb") as f:
-        return lines, hashlib.sha256(f.read()).hexdigest()
+def compare(name, want, got):
+    if want[0] != got[0]:
+        keys = [k for k in sorted(set(want[0]) | set(got[0])) if want[0].get(k) != got[0].get(k)]
+        raise AssertionError(f"{name}: metrics differ: " + "; ".join(f"{k}: {want[0].get(k)} {got[0].get(k)}" for k in keys[:3]))
+    if want[1] != got[1]:
+        raise AssertionError(f"{name}: the weights differ: {want[1]} {got[1]}")
 
 
-def fresh(spec, metrics):
-    paths = json.load(open(spec))
-    shutil.rmtree(paths["work_folder"], ignore_errors=True)
-    shutil.rmtree(paths["output_folder"], ignore_errors=True)
-    if os.path.exists(metrics):
-        os.unlink(metrics)
+def worker_pid(server):
+    workers = server.get("/v1/vireo/system")["workers"]
+    return next((w["pid"] for w in workers if w["kind"] == "train"), 0)
+
+
+def alive(server):
+    return server.process.poll() is None
+
+
+def wait_end_or_crash(server, job_id, seconds=240):
+    end = time.time() + seconds
+    while time.time() < end and alive(server):
+        try:
+            if server.get(f"/v1/fine_tuning/jobs/{job_id}")["status"] in ("succeeded", "failed"):
+                return
+        except (OSError, AssertionError):
+            pass
+        time.sleep(0.05)
+
+
+def round_of(server, random_, make, longest):
+    kind = random_.choice(["worker", "server", "fault", "fault"])
+    what = kind
+    if kind == "fault":
+        point, passage = random_.choice(POINTS), random_.randint(1, 12)
+        what = f"kill:{point}:{passage}"
+        server.stop()
+        server.start()
+        job = server.post("/v1/fine_tuning/jobs", make())
+        # The fault strikes workers started from now on: the server that has it is started over the queued job.
+        server.kill()
+        try:
+            server.start({"VIREO_FAULT": what})
+            wait_end_or_crash(server, job["id"])
+        except AssertionError:
+            pass # it hit the server before it listened
+        if alive(server):
+            return job["id"], what
+    else:
+        job = server.post("/v1/fine_tuning/jobs", make())
+        time.sleep(random_.uniform(0.1, longest))
+        what += f" after {time.time() - job['created_at']:.1f} s"
+        pid = worker_pid(server)
+        if kind == "worker":
+            if pid:
+                os.kill(pid, 9)
+            return job["id"], what
+        server.kill()
+    server.process = None
+    server.start()
+    return job["id"], what
 
 
 def main():
-    build, trials = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20
-    rng = random.Random(int(os.environ.get("VIREO_TEST_SEED", "1")))
-    passed = failed = 0
-    folder = tempfile.mkdtemp(prefix="vireo-kill-")
-
-    def verdict(name, good, detail=""):
-        nonlocal passed, failed
-        passed += good
-        failed += not good
-        print(f"{'ok  ' if good else 'FAIL'} {name}{': ' + detail if detail else ''}", flush=True)
-
+    parser = argparse.ArgumentParser()
+    parser.add_argument("vireo")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=8)
+    o = parser.parse_args()
+    random_ = random.Random(o.seed)
+    server = Server(o.vireo)
     try:
-        subprocess.run([f"{build}/tests/make_quick", folder, "1"], check=True)
-        for job in ("sft", "grpo"):
-            spec, metrics = f"{folder}/{job}.json", f"{folder}/{job}.metrics"
-            steps = json.load(open(spec))["max_steps"]
-            fresh(spec, metrics)
-            run(build, spec, metrics)  # compiles the kernels
-            fresh(spec, metrics)
-            start = time.monotonic()
-            run(build, spec, metrics)
-            seconds = time.monotonic() - start
-            want = outcome(spec, metrics)
-            rows = [json.loads(line) for line in want[0].splitlines()]
-            verdict(f"{job}: one line a step", [r["step"] for r in rows] == list(range(1, steps + 1)))
-            verdict(f"{job}: every step has a gradient", all(r["grad_norm"] > 0 for r in rows))
-            fresh(spec, metrics)
-            run(build, spec, metrics)
-            verdict(f"{job}: same seed, same bytes", outcome(spec, metrics) == want)
-            for mode in ("barriers", "shuffle=7"):
-                fresh(spec, metrics)
-                run(build, spec, metrics, debug=mode)
-                verdict(f"{job}: recorder's debug mode {mode}, same bytes", outcome(spec, metrics) == want)
-            kills = 0
-            for trial in range(trials // 2):
-                fresh(spec, metrics)
-                attempts = 0
-                if trial < len(POINTS):
-                    # A quick job commits three checkpoints; writes and submits are many.
-                    most = 3 if POINTS[trial] in ("checkpoint.rename", "checkpoint.commit", "file.rename") else 12
-                    fault = f"kill:{POINTS[trial]}:{rng.randint(1, most)}"
-                    how = fault
-                    finished = run(build, spec, metrics, fault=fault)
-                else:
-                    delay = rng.uniform(0.3, 0.95) * seconds
-                    how = f"SIGKILL after {delay:.2f} s"
-                    finished = run(build, spec, metrics, kill_after=delay)
-                kills += not finished
-                while not finished and attempts < 5:
-                    attempts += 1
-                    # A second blow while it recovers, now and then.
-                    again = rng.uniform(0.3, 0.9) * seconds if attempts == 1 and rng.random() < 0.3 else None
-                    finished = run(build, spec, metrics, kill_after=again)
-                same = finished and outcome(spec, metrics) == want
-                left = [x for x in os.listdir(json.load(open(spec))["work_folder"] + "/checkpoints") if x.endswith(".tmp")]
-                verdict(f"{job}: {how}, resumed {attempts} times", same and not left, f"left {left}" if left else "")
-            verdict(f"{job}: at least half of the trials were killed", kills * 2 >= trials // 2, f"{kills} kills")
-        if job == "grpo":
-            rows = [json.loads(line) for line in want[0].splitlines()]
-            verdict("grpo: rollout and training log-probs are equal in every step",
-                    all(r["sampling/sampling_logp_difference/max"] == 0 for r in rows))
+        server.command("models", "init", "--preset", "tiny", "--name", "tiny", "--data", os.path.join(server.folder, "data"))
+        server.start()
+        files = prepare(server)
+        warm = server.post("/v1/fine_tuning/jobs", sft_job("tiny", files["sft"]["file"], 40))
+        base = server.wait_job(warm["id"])["fine_tuned_model"]
+        jobs = {"sft": lambda: sft_job("tiny", files["sft"]["file"], o.steps, save_steps=3),
+                "grpo": lambda: grpo_job(base, files["rft"]["file"], o.steps, save_steps=3, beta=0.04)}
+        want, seconds = {}, {}
+        for name, make in jobs.items():
+            for turn in (1, 2):
+                start = time.time()
+                got = result(server, server.post("/v1/fine_tuning/jobs", make())["id"], o.steps)
+                seconds[name] = time.time() - start
+                if turn == 2:
+                    compare(f"{name}, the second run", want[name], got)
+                want[name] = got
+        print(f"two runs each are identical ({', '.join(f'{n} {s:.1f} s' for n, s in seconds.items())})", flush=True)
+        resumed = 0
+        for i in range(o.rounds):
+            name = random_.choice(list(jobs))
+            job_id, what = round_of(server, random_, jobs[name], seconds[name])
+            got = result(server, job_id, o.steps)
+            compare(f"round {i + 1}, {name}, {what}", want[name], got)
+            resumed += got[2]
+            print(f"round {i + 1}: {name}, {what}: identical, resumed {got[2]} times", flush=True)
+        server.stop()
+        integrity = subprocess.run(["sqlite3", os.path.join(server.folder, "data", "vireo.db"), "pragma integrity_check"],
+                                   stdout=subprocess.PIPE, text=True) if os.path.exists("/usr/bin/sqlite3") else None
+        if integrity and integrity.stdout.strip() != "ok":
+            raise AssertionError(f"database: {integrity.stdout}")
+        print(f"{o.rounds} rounds passed, {resumed} resumes from checkpoints")
+    except BaseException:
+        print(open(os.path.join(server.folder, "server.log")).read()[-4000:], file=sys.stderr)
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+        server.finish()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main()
