@@ -22,9 +22,15 @@ struct offender {
     int failures;
 };
 
+struct usage {
+    char key_id[40];
+    int64_t last;
+};
+
 struct auth {
     pthread_mutex_t lock; // guards all; no call blocks inside
     struct auth_key *keys;
+    struct usage *usage; // [count], beside keys
     size_t count;
     struct session sessions[SESSIONS];
     struct offender offenders[ADDRESSES];
@@ -47,6 +53,7 @@ void auth_destroy(struct auth **a)
         return;
     pthread_mutex_destroy(&(*a)->lock);
     free((*a)->keys);
+    free((*a)->usage);
     free(*a);
     *a = NULL;
 }
@@ -62,13 +69,25 @@ static const struct auth_key *key_by_id(const struct auth *a, const char *id)
 bool auth_set_keys(struct auth *a, const struct auth_key *keys, size_t count, struct vireo_error *err)
 {
     struct auth_key *copy = vireo_calloc(count ? count : 1, sizeof *copy);
-    if (!copy)
+    struct usage *usage = vireo_calloc(count ? count : 1, sizeof *usage);
+    if (!copy || !usage) {
+        free(copy);
+        free(usage);
         return vireo_fail_memory(err, count * sizeof *copy);
+    }
     if (count)
         memcpy(copy, keys, count * sizeof *copy);
     pthread_mutex_lock(&a->lock);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(usage[i].key_id, copy[i].id, sizeof usage[i].key_id);
+        for (size_t k = 0; k < a->count; k++)
+            if (strcmp(a->usage[k].key_id, copy[i].id) == 0)
+                usage[i].last = a->usage[k].last;
+    }
     free(a->keys);
+    free(a->usage);
     a->keys = copy;
+    a->usage = usage;
     a->count = count;
     for (size_t i = 0; i < SESSIONS; i++)
         if (a->sessions[i].key_id[0] && !key_by_id(a, a->sessions[i].key_id))
@@ -83,6 +102,17 @@ size_t auth_key_count(struct auth *a)
     size_t count = a->count;
     pthread_mutex_unlock(&a->lock);
     return count;
+}
+
+int64_t auth_last_used(struct auth *a, const char *key_id)
+{
+    int64_t last = 0;
+    pthread_mutex_lock(&a->lock);
+    for (size_t i = 0; i < a->count; i++)
+        if (strcmp(a->usage[i].key_id, key_id) == 0)
+            last = a->usage[i].last;
+    pthread_mutex_unlock(&a->lock);
+    return last;
 }
 
 // --- failures --------------------------------------------------------------------------------------------------------
@@ -185,6 +215,7 @@ static bool check(struct auth *a, const struct auth_request *req, struct auth_re
                                "This server needs an API key: send 'Authorization: Bearer <API key>'.");
     if (!(key->scopes & req->needed))
         return missing_scope(req->needed, err);
+    a->usage[key - a->keys].last = clock_unix();
     snprintf(out->key_id, sizeof out->key_id, "%s", key->id);
     out->scopes = key->scopes;
     return true;

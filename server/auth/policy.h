@@ -22,6 +22,9 @@ void auth_destroy(struct auth **a);
 bool auth_set_keys(struct auth *a, const struct auth_key *keys, size_t count, struct vireo_error *err);
 size_t auth_key_count(struct auth *a);
 
+// When the key was last accepted (Unix seconds), since this process began; 0: not yet.
+int64_t auth_last_used(struct auth *a, const char *key_id);
+
 struct auth_request {
     const char *authorization; // the header's value; NULL: none
     const char *session;       // cookie; NULL: none

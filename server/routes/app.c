@@ -59,6 +59,22 @@ bool app_load_keys(struct app *app, struct vireo_error *err)
     return ok;
 }
 
+bool app_save_usage(struct app *app, struct vireo_error *err)
+{
+    struct arena arena;
+    struct store_key *rows;
+    size_t count;
+    arena_init(&arena, 0);
+    bool ok = store_key_list(app->store, &arena, &rows, &count, err);
+    for (size_t i = 0; ok && i < count; i++) {
+        int64_t last = auth_last_used(app->auth, rows[i].id);
+        if (last > rows[i].last_used_at)
+            ok = store_key_used(app->store, rows[i].id, last, err);
+    }
+    arena_finish(&arena);
+    return ok;
+}
+
 #define X(name) extern const struct route route_##name[];
 ROUTE_LIST(X)
 #undef X

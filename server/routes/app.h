@@ -44,6 +44,8 @@ bool app_authorize(void *app, const struct request *req, enum http_scope scope, 
 void app_finished(void *app, const struct request *req, int status, double seconds);
 // Reads the keys of the store into auth: at start and after each change.
 bool app_load_keys(struct app *app, struct vireo_error *err);
+// Writes to the store when each key was last used: when keys are listed, and at the end of the server.
+bool app_save_usage(struct app *app, struct vireo_error *err);
 
 // A router with every route of route_list.h. NULL + err.
 struct router *app_router(struct vireo_error *err);

@@ -61,6 +61,10 @@ static bool list(struct request *req, struct response *res, struct vireo_error *
 {
     struct store_key *rows;
     size_t count;
+    struct vireo_error problem;
+    // A store that cannot be written still lists its keys.
+    bool saved = app_save_usage(app_of(req), &problem);
+    (void)saved;
     return store_key_list(app_of(req)->store, request_arena(req), &rows, &count, err) &&
            routes_list(res, rows, count, sizeof *rows, false, key_json, err);
 }

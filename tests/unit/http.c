@@ -353,7 +353,8 @@ static int post(const char *path, const char *headers, const char *body)
 {
     char text[4096];
     snprintf(text, sizeof text,
-             "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n%s", path, strlen(body), headers, body);
+             "POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n%s\r\n%s", path,
+             strlen(body), headers, body);
     return ask(text);
 }
 #define JSON "Content-Type: application/json\r\n"

@@ -501,6 +501,8 @@ static void a_key_closes_the_open_door(void **state)
     REQUIRE_OK(http_client_json(c, "GET", "/v1/vireo/keys", NULL, &answer, &err));
     char *text = json_dumps(answer, 0);
     REQUIRE(!strstr(text, key) && !strstr(text, "digest"));
+    json_t *first = json_array_get(json_object_get(answer, "data"), 0);
+    REQUIRE(json_integer_value(json_object_get(first, "last_used_at")) >= clock_unix() - 5);
     free(text);
     json_decref(answer);
     REQUIRE_FAIL(http_client_json(c, "DELETE", "/v1/models/none", NULL, NULL, &err), VIREO_FORBIDDEN);
@@ -544,7 +546,8 @@ static void graders_run_and_are_checked(void **state)
     (void)state;
     REQUIRE_OK(call("POST", "/v1/fine_tuning/alpha/graders/run",
                     "{\"grader\":{\"type\":\"string_check\",\"name\":\"g\",\"input\":\"{{ sample.output_text }}\","
-                    "\"reference\":\"{{ item.label }}\",\"operation\":\"eq\"},\"model_sample\":\"cat\",\"item\":{\"label\":\"cat\"}}"));
+                    "\"reference\":\"{{ item.label }}\",\"operation\":\"eq\"},\"model_sample\":\"cat\","
+                    "\"item\":{\"label\":\"cat\"}}"));
     REQUIRE_NEAR(json_number_value(json_object_get(out, "reward")), 1, 0);
     json_t *errors = json_object_get(json_object_get(out, "metadata"), "errors");
     REQUIRE(json_is_false(json_object_get(errors, "other_error")));
