@@ -23,6 +23,7 @@ struct arena_mark {
     size_t used;
 };
 
+// Empty arena; nothing is allocated yet.
 void arena_init(struct arena *a, size_t block_bytes);
 void arena_finish(struct arena *a); // frees all; a zeroed arena is fine
 
@@ -33,10 +34,13 @@ void *arena_take_array(struct arena *a, size_t count, size_t size);
 #define arena_new(a, type) ((type *)arena_take((a), sizeof(type)))
 #define arena_array(a, type, count) ((type *)arena_take_array((a), (count), sizeof(type)))
 
+// Copies in the arena; NULL without memory.
 char *arena_copy_string(struct arena *a, const char *text);
 char *arena_copy_bytes(struct arena *a, const void *bytes, size_t count); // NUL added behind the copy
+// As snprintf, into the arena.
 char *arena_format(struct arena *a, const char *fmt, ...) VIREO_PRINTF(2, 3);
 
+// Where the arena stands now, for arena_rewind.
 struct arena_mark arena_mark(const struct arena *a);
 void arena_rewind(struct arena *a, struct arena_mark mark); // frees what was taken since the mark
 bool arena_failed(const struct arena *a);                   // some take returned NULL since init

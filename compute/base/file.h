@@ -23,6 +23,7 @@ struct file_map {
     const uint8_t *data;
     size_t size;
 };
+// The map stays valid until file_map_close, whatever happens to the name.
 bool file_map_open(const char *path, struct file_map *out, struct vireo_error *err);
 void file_map_close(struct file_map *map);
 
@@ -35,7 +36,9 @@ struct file_writer {
     char path[480], temporary[512];
     uint64_t written;
 };
+// Creates the temporary file beside `path`.
 bool file_writer_open(struct file_writer *w, const char *path, struct vireo_error *err);
+// Appends; any number of calls.
 bool file_writer_write(struct file_writer *w, const void *bytes, size_t count, struct vireo_error *err);
 bool file_writer_commit(struct file_writer *w, struct vireo_error *err); // fsync, close, rename, fsync folder
 void file_writer_abandon(struct file_writer *w);                        // removes the temporary; fine after commit
@@ -43,6 +46,7 @@ void file_writer_abandon(struct file_writer *w);                        // remov
 bool file_exists(const char *path);
 bool file_size(const char *path, uint64_t *out, struct vireo_error *err);
 bool file_make_folders(const char *path, struct vireo_error *err); // mkdir -p
+// fsync of a folder: makes names in it durable.
 bool file_sync_folder(const char *path, struct vireo_error *err);
 bool file_rename(const char *from, const char *to, struct vireo_error *err); // and fsyncs the folder of `to`
 bool file_remove_tree(const char *path, struct vireo_error *err);            // absent is fine; links are not followed

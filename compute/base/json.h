@@ -16,10 +16,14 @@ json_t *vireo_json_parse(const char *bytes, size_t length, struct vireo_error *e
 // As vireo_json_parse on a file, at most `limit` bytes.
 json_t *vireo_json_load(const char *file, size_t limit, struct vireo_error *err);
 
+// *out borrows from `o`.
 bool json_get_string(const json_t *o, const char *path, const char *key, const char **out, struct vireo_error *err);
+// As json_get_string; an absent key is the error missing_required_parameter.
 bool json_get_string_required(const json_t *o, const char *path, const char *key, const char **out,
                               struct vireo_error *err);
+// JSON true or false, nothing else.
 bool json_get_bool(const json_t *o, const char *path, const char *key, bool *out, struct vireo_error *err);
+// An integer within [min, max]; 3.0 is none.
 bool json_get_integer(const json_t *o, const char *path, const char *key, int64_t min, int64_t max, int64_t *out,
                       struct vireo_error *err);
 // Accepts integers and reals; refuses NaN, infinity and values outside [min, max].

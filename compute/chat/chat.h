@@ -45,6 +45,7 @@ struct chat {
 };
 
 void chat_init(struct chat *c, struct arena *a); // everything added lives in `a`
+// One of the five roles of struct chat_message.
 bool chat_role_is_known(const char *role);
 
 // Appends an empty message. VIREO_INVALID for an unknown role. All strings are copied. NULL + err on failure.

@@ -39,6 +39,7 @@ enum safetensors_dtype {
 };
 const char *safetensors_dtype_name(enum safetensors_dtype dtype); // "BF16"
 size_t safetensors_dtype_bytes(enum safetensors_dtype dtype);     // of one element
+// The inverse of safetensors_dtype_name; false for an unknown name.
 bool safetensors_dtype_parse(const char *name, enum safetensors_dtype *out);
 
 struct safetensor {

@@ -15,6 +15,7 @@ enum shards_layout {
     SHARDS_NESTED, // model.language_model.layers.0..., model.visual..., lm_head... (newer library versions)
     SHARDS_OUTER,  // language_model.model.layers.0..., visual..., language_model.lm_head...
 };
+// "hub", "nested" or "outer".
 const char *shards_layout_name(enum shards_layout layout);
 
 // Writes the normalised name. False only if the buffer is too small.

@@ -43,10 +43,13 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     struct gpu_arena_params memory = {.name = "kv", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true};
     e->slots = slots_create(p->kv_tokens);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
-    e->activations = gpu_arena_create(m->dev, &(struct gpu_arena_params){.name = "engine activations", .grows = true}, err);
-    e->upload = gpu_arena_create(
-        m->dev, &(struct gpu_arena_params){.name = "engine upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 4 << 20, .grows = true},
-        err);
+    e->activations =
+        gpu_arena_create(m->dev, &(struct gpu_arena_params){.name = "engine activations", .grows = true}, err);
+    e->upload =
+        gpu_arena_create(m->dev,
+                         &(struct gpu_arena_params){
+                             .name = "engine upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 4 << 20, .grows = true},
+                         err);
     if (!e->slots)
         vireo_fail_memory(err, 64);
     bool done = e->slots && e->kv_memory && e->activations && e->upload;
@@ -94,14 +97,16 @@ bool engine_submit(struct engine *e, const struct generation *g, struct vireo_er
     vireo_assert(g->n > 0 && s->max_tokens > 0 && p->count > 0);
     uint64_t slots = p->count + (uint64_t)g->n * s->max_tokens;
     if (slots > e->p.kv_tokens || p->count > e->p.max_batch_tokens)
-        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", "messages",
-                               "The prompt has %u tokens and %u x %u may be generated; this server holds %u tokens, %u of "
-                               "them in one prompt.",
-                               p->count, g->n, s->max_tokens, e->p.kv_tokens, e->p.max_batch_tokens);
+        return vireo_fail_kind(
+            err, VIREO_INVALID, "context_length_exceeded", "messages",
+            "The prompt has %u tokens and %u x %u may be generated; this server holds %u tokens, %u of "
+            "them in one prompt.",
+            p->count, g->n, s->max_tokens, e->p.kv_tokens, e->p.max_batch_tokens);
     if ((uint64_t)p->next_position + s->max_tokens > e->m->text_rope_positions)
-        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", "messages",
-                               "The prompt ends at position %u and %u tokens may follow; the model is loaded for %u positions.",
-                               p->next_position, s->max_tokens, e->m->text_rope_positions);
+        return vireo_fail_kind(
+            err, VIREO_INVALID, "context_length_exceeded", "messages",
+            "The prompt ends at position %u and %u tokens may follow; the model is loaded for %u positions.",
+            p->next_position, s->max_tokens, e->m->text_rope_positions);
     if (g->n > e->p.max_sequences)
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_value", "n",
                                "Invalid value for 'n': expected at most %u, got %u.", e->p.max_sequences, g->n);
@@ -167,7 +172,8 @@ static struct sample_row sample_row_of(const struct row *r)
 }
 
 // The k most likely tokens by logits; ties by lower id. Only asked for by chat requests.
-static void find_top(const float *logits, uint32_t vocabulary, float temperature, struct engine_token *token, uint32_t k)
+static void find_top(const float *logits, uint32_t vocabulary, float temperature, struct engine_token *token,
+                     uint32_t k)
 {
     token->top_count = VIREO_MIN(k, vocabulary);
     for (uint32_t n = 0; n < token->top_count; n++) {
@@ -232,7 +238,8 @@ static bool edits_of_row(struct engine *e, struct edit_list *l, const struct row
         bool seen = false;
         for (uint32_t k = 0; k < i && !seen; k++)
             seen = r->sequence->history[k] == id;
-        done = add_edit(e, l, first, id, s->repetition_penalty, -s->frequency_penalty - (seen ? 0 : s->presence_penalty));
+        done =
+            add_edit(e, l, first, id, s->repetition_penalty, -s->frequency_penalty - (seen ? 0 : s->presence_penalty));
     }
     for (uint32_t i = 0; done && i < s->bias_count; i++)
         done = add_edit(e, l, first, s->bias_ids[i], 1, s->bias_values[i]);
@@ -274,7 +281,8 @@ static bool draw(struct engine *e, struct tape *t, struct tensor hidden, const u
     struct tensor x = nn_gather(t, hidden, hidden_row, count);
     struct tensor logits = nn_linear(t, x, m->head);
     struct tensor how_tensor = tape_upload_matrix(t, DTYPE_U32, count, sizeof *how / 4, how);
-    struct tensor banned = tape_upload(t, DTYPE_U32, 2, (uint32_t[]){m->config.image_token_id, m->config.video_token_id});
+    struct tensor banned =
+        tape_upload(t, DTYPE_U32, 2, (uint32_t[]){m->config.image_token_id, m->config.video_token_id});
     struct nn_edits changes = {0};
     if (edits)
         changes = nn_edits_build(t, starts, count, list.edits, list.count);
@@ -437,8 +445,8 @@ bool engine_step(struct engine *e, bool *busy, struct vireo_error *err)
     *busy = e->running != NULL;
     if (!e->running)
         return true; // whatever still waits cannot be larger than the empty pool: engine_submit saw to that
-    struct tape *t = tape_create(
-        e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .grad = false}, err);
+    struct tape *t =
+        tape_create(e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .grad = false}, err);
     struct row *rows = NULL;
     uint32_t count = 0;
     struct drawn d = {0};

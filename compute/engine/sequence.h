@@ -7,10 +7,10 @@
 // One sample of a generation.
 struct sequence {
     uint32_t sample;
-    uint32_t own_first;  // its KV slots: [own_first, own_first + max_tokens)
-    uint32_t count;      // tokens drawn so far
-    uint32_t last;       // the newest token; its key is stored when it is fed
-    uint32_t *history;   // [count] drawn tokens, kept only when penalties need them
+    uint32_t own_first; // its KV slots: [own_first, own_first + max_tokens)
+    uint32_t count;     // tokens drawn so far
+    uint32_t last;      // the newest token; its key is stored when it is fed
+    uint32_t *history;  // [count] drawn tokens, kept only when penalties need them
     bool ended;
 };
 

@@ -11,7 +11,7 @@ struct run {
 };
 
 struct slots {
-    struct run *runs; // free ones, ascending, never adjacent
+    struct run *runs;                             // free ones, ascending, never adjacent
     uint32_t run_count, room, total, free, taken; // taken: runs given out and not yet back
 };
 

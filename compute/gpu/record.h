@@ -64,6 +64,7 @@ struct gpu_warm {
     enum gpu_kernel kernel;
     uint32_t constants[GPU_MAX_CONSTANTS], constant_count;
 };
+// Fails only when the device does.
 bool gpu_warm_up(struct gpu_device *dev, const struct gpu_warm *list, size_t count, struct vireo_error *err);
 
 // Timestamps per label. gpu_timers_on starts collecting (each dispatch is timed, and runs alone: a full barrier after
@@ -74,7 +75,9 @@ struct gpu_timer_row {
     uint64_t count;
     double seconds, flops, bytes;
 };
+// Starts or stops collecting; what was collected is kept until read.
 void gpu_timers_on(struct gpu_device *dev, bool on);
+// Also clears what was collected.
 bool gpu_timers_read(struct gpu_device *dev, struct gpu_timer_row **out, size_t *count, struct vireo_error *err);
 
 #endif

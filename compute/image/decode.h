@@ -30,6 +30,7 @@ struct image_info {
     int orientation;        // 1..8
 };
 
+// By the first bytes alone.
 enum image_format image_sniff(const uint8_t *bytes, size_t count);
 // "JPEG", "PNG", "WebP", "unknown".
 const char *image_format_name(enum image_format format);

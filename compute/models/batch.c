@@ -93,8 +93,9 @@ bool vision_batch_build(const struct model *m, struct tape *t, const struct patc
         b.first[i] = b.merged;
         grids[i] = (struct image_grid){images[i]->t, images[i]->h, images[i]->w, (uint32_t)(images[i]->rows / unit)};
         if (VIREO_MAX(grids[i].h, grids[i].w) > m->vision_rope_positions)
-            return vireo_fail_kind(err, VIREO_INVALID, "invalid_image", NULL, "Image has %u x %u patches, at most %u a side.",
-                                   grids[i].w, grids[i].h, m->vision_rope_positions);
+            return vireo_fail_kind(err, VIREO_INVALID, "invalid_image", NULL,
+                                   "Image has %u x %u patches, at most %u a side.", grids[i].w, grids[i].h,
+                                   m->vision_rope_positions);
         b.merged += grids[i].tokens;
     }
     b.first[count] = b.merged;

@@ -1,7 +1,7 @@
 // What the device computes at once: packed tokens of many sequences, and the patches of their distinct images.
 //
-// Built on the host, then put on a tape. No padding anywhere: rows of all sequences stand one after the other. Layout of
-// a group: prompt, completion 1, ..., completion G; a completion's rows attend to the prompt and to themselves, so a
+// Built on the host, then put on a tape. No padding anywhere: rows of all sequences stand one after the other. Layout
+// of a group: prompt, completion 1, ..., completion G; a completion's rows attend to the prompt and to themselves, so a
 // prompt is computed once however many completions share it.
 #ifndef VIREO_MODELS_BATCH_H
 #define VIREO_MODELS_BATCH_H
@@ -14,8 +14,8 @@ struct vision_batch {
     struct tensor pixels;     // f32 [patches, 3 * temporal * patch^2], rows in window order
     struct nn_rope rope;      // positions h, w
     struct nn_spans window, full;
-    uint32_t *row;       // [merged], host: row[image-order index] = row of the vision output (inverse window order)
-    uint32_t *first;     // [images + 1]: first image-order index of each image
+    uint32_t *row;   // [merged], host: row[image-order index] = row of the vision output (inverse window order)
+    uint32_t *first; // [images + 1]: first image-order index of each image
     uint32_t image_count;
 };
 // Uploads the patches of `count` images (each a still frame or clip) to the tape. Host arrays live in `a`.
@@ -39,13 +39,14 @@ struct text_batch {
 struct text_rows {
     struct arena *a;
     uint32_t count, room;
-    int32_t *source;           // token id, or -1 - row of the vision output
+    int32_t *source; // token id, or -1 - row of the vision output
     uint32_t (*positions)[4];
-    uint32_t (*query)[4];      // spans
-    uint32_t (*key)[2];        // first, end of the query rows that see this row
-    uint32_t *slot;            // KV slot, or 0xffffffff
+    uint32_t (*query)[4]; // spans
+    uint32_t (*key)[2];   // first, end of the query rows that see this row
+    uint32_t *slot;       // KV slot, or 0xffffffff
     bool failed;
 };
+// An empty batch whose arrays will live in `a`.
 void text_rows_init(struct text_rows *r, struct arena *a);
 // Appends `count` tokens of a prompt; rows attend causally to each other. `vision` maps image tokens (NULL without
 // images); `images[i]` = index in the vision batch of the prompt's image i. Returns the first row.

@@ -15,7 +15,8 @@ static bool add_eos(struct generation_config *g, const json_t *value, struct vir
     if (!json_is_integer(value) || id < 0 || id > UINT32_MAX)
         return vireo_fail_param(err, "eos_token_id", "generation_config.json: eos_token_id holds no token id.");
     if (g->eos_count == MODEL_MAX_EOS)
-        return vireo_fail_param(err, "eos_token_id", "generation_config.json: more than %d eos_token_id.", MODEL_MAX_EOS);
+        return vireo_fail_param(err, "eos_token_id", "generation_config.json: more than %d eos_token_id.",
+                                MODEL_MAX_EOS);
     g->eos_token_id[g->eos_count++] = (uint32_t)id;
     return true;
 }

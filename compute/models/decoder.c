@@ -19,11 +19,12 @@ static bool declare_layer(struct model *m, uint32_t l, struct vireo_error *err)
     struct text_block *b = &m->layers[l];
     uint32_t q = c->num_attention_heads * c->head_dim, kv = c->num_key_value_heads * c->head_dim;
     char names[12][96];
-    static const char *const suffix[12] = {
-        "input_layernorm.weight",  "post_attention_layernorm.weight", "self_attn.q_proj.weight",
-        "self_attn.k_proj.weight", "self_attn.v_proj.weight",         "self_attn.q_proj.bias",
-        "self_attn.k_proj.bias",   "self_attn.v_proj.bias",           "self_attn.o_proj.weight",
-        "mlp.gate_proj.weight",    "mlp.up_proj.weight",              "mlp.down_proj.weight"};
+    static const char *const suffix[12] = {"input_layernorm.weight",  "post_attention_layernorm.weight",
+                                           "self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                           "self_attn.v_proj.weight", "self_attn.q_proj.bias",
+                                           "self_attn.k_proj.bias",   "self_attn.v_proj.bias",
+                                           "self_attn.o_proj.weight", "mlp.gate_proj.weight",
+                                           "mlp.up_proj.weight",      "mlp.down_proj.weight"};
     for (int i = 0; i < 12; i++)
         snprintf(names[i], sizeof names[i], "model.layers.%u.%s", l, suffix[i]);
     float init = m->config.init_weight;
@@ -54,9 +55,9 @@ bool decoder_declare(struct model *m, struct vireo_error *err)
     if (!done)
         return false;
     m->final_norm = declare_one(m, WEIGHT_TEXT, "model.norm.weight", c->hidden_size, 1, ONES, err);
-    m->head = c->tie_word_embeddings
-                  ? m->embed
-                  : declare_one(m, WEIGHT_HEAD, "lm_head.weight", c->vocab_size, c->hidden_size, m->config.init_weight, err);
+    m->head = c->tie_word_embeddings ? m->embed
+                                     : declare_one(m, WEIGHT_HEAD, "lm_head.weight", c->vocab_size, c->hidden_size,
+                                                   m->config.init_weight, err);
     return m->final_norm && m->head;
 }
 

@@ -1,5 +1,5 @@
-// The pre-norm decoder with grouped-query attention that all families share: forward reads like the paper, declare names
-// the tensors as the Hub does.
+// The pre-norm decoder with grouped-query attention that all families share: forward reads like the paper, declare
+// names the tensors as the Hub does.
 #ifndef VIREO_MODELS_DECODER_H
 #define VIREO_MODELS_DECODER_H
 

@@ -16,5 +16,4 @@ bool config_read_generation(struct generation_config *out, const char *folder, c
 bool config_read_processor(struct image_processor *out, const char *folder, const struct model_config *c,
                            struct vireo_error *err);
 
-
 #endif

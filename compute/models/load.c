@@ -11,15 +11,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const model_side_files[] = {
-    "config.json",           "generation_config.json", "preprocessor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "chat_template.json",     "chat_template.jinja",      "vocab.json",
-    "merges.txt",            "special_tokens_map.json", "added_tokens.json",       "video_preprocessor_config.json",
-    NULL};
+const char *const model_side_files[] = {"config.json",
+                                        "generation_config.json",
+                                        "preprocessor_config.json",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "chat_template.json",
+                                        "chat_template.jinja",
+                                        "vocab.json",
+                                        "merges.txt",
+                                        "special_tokens_map.json",
+                                        "added_tokens.json",
+                                        "video_preprocessor_config.json",
+                                        NULL};
 
 // Converts in pieces, so that a 7B model needs no second copy of itself in host memory. Refuses NaN and infinity: such
 // weights would only show as garbage much later.
-static bool load_param(struct model *m, const struct model_param *p, const struct safetensor *s, struct vireo_error *err)
+static bool load_param(struct model *m, const struct model_param *p, const struct safetensor *s,
+                       struct vireo_error *err)
 {
     enum { PIECE = 1 << 22 };
     struct tensor x = p->weight->value;
@@ -33,7 +42,8 @@ static bool load_param(struct model *m, const struct model_param *p, const struc
         done = safetensors_floats(s, at, count, values, err);
         for (uint64_t i = 0; done && i < count; i++)
             if (!isfinite(values[i]))
-                done = vireo_fail(err, VIREO_CORRUPT, "%s: element %llu is not finite", p->name, (unsigned long long)(at + i));
+                done = vireo_fail(err, VIREO_CORRUPT, "%s: element %llu is not finite", p->name,
+                                  (unsigned long long)(at + i));
         uint32_t n = (uint32_t)count;
         struct tensor part = {.dtype = x.dtype, .rank = 1, .shape = {n}, .stride = 1};
         part.span = gpu_span_part(x.span, (start + at) * dtype_bytes(x.dtype), count * dtype_bytes(x.dtype));
@@ -94,7 +104,7 @@ struct model *model_load(struct gpu_device *dev, const char *folder, const struc
                          struct vireo_error *err)
 {
     char path[700];
-    if (strlen(folder) >= sizeof ((struct model *)0)->folder) {
+    if (strlen(folder) >= sizeof((struct model *)0)->folder) {
         vireo_fail(err, VIREO_IO, "path too long: %.80s...", folder);
         return NULL;
     }

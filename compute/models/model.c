@@ -75,7 +75,8 @@ struct weight *model_declare(struct model *m, enum weight_role role, uint32_t co
         rows += parts[i].rows;
     }
     *w = (struct weight){.name = arena_copy_string(&m->host, parts[0].name), .role = role};
-    w->value = (struct tensor){.dtype = m->dtype, .rank = columns == 1 ? 1 : 2, .shape = {rows, columns}, .stride = columns};
+    w->value =
+        (struct tensor){.dtype = m->dtype, .rank = columns == 1 ? 1 : 2, .shape = {rows, columns}, .stride = columns};
     if (columns == 1)
         w->value.dtype = DTYPE_F32; // norms and biases cost nothing and are read by every dtype's kernels
     m->weights[m->weight_count++] = w;
@@ -160,12 +161,15 @@ bool model_allocate(struct model *m, uint32_t max_positions, struct vireo_error 
     m->text_rope_positions = max_positions ? max_positions : VIREO_MIN(most, 8192);
     m->vision_rope_positions = 1176; // patches a side: the 16,384 px limit of an image over 14, and some
     uint64_t total = ((uint64_t)m->text_rope_positions * t->head_dim +
-                      (uint64_t)m->vision_rope_positions * (v->hidden_size / v->num_heads / 2)) * 4 + 1024;
+                      (uint64_t)m->vision_rope_positions * (v->hidden_size / v->num_heads / 2)) *
+                         4 +
+                     1024;
     for (size_t i = 0; i < m->weight_count; i++)
         total += vireo_round_up(tensor_bytes(m->weights[i]->value) + 4, 256);
     const uint64_t most_block = (uint64_t)256 << 20;
-    m->memory = gpu_arena_create(m->dev, &(struct gpu_arena_params){.name = "weights", .bytes = VIREO_MIN(total, most_block),
-                                                                    .grows = true}, err);
+    m->memory = gpu_arena_create(
+        m->dev, &(struct gpu_arena_params){.name = "weights", .bytes = VIREO_MIN(total, most_block), .grows = true},
+        err);
     if (!m->memory)
         return false;
     for (size_t i = 0; i < m->weight_count; i++) {
@@ -284,7 +288,8 @@ bool model_take_gradients(struct model *m, bool freeze_vision, struct vireo_erro
     for (size_t i = 0; i < m->weight_count; i++)
         total += vireo_round_up(tensor_count(m->weights[i]->value) * 4, 256);
     m->grad_memory = gpu_arena_create(
-        m->dev, &(struct gpu_arena_params){.name = "gradients", .bytes = VIREO_MIN(total, (uint64_t)256 << 20), .grows = true},
+        m->dev,
+        &(struct gpu_arena_params){.name = "gradients", .bytes = VIREO_MIN(total, (uint64_t)256 << 20), .grows = true},
         err);
     if (!m->grad_memory)
         return false;

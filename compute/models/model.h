@@ -78,6 +78,7 @@ struct model_part {
     int rank; // 0: [rows, columns] or [rows]; else shape below
     uint64_t shape[5];
 };
+// Registers one weight; its memory comes later (model_load). rows = sum of the parts. NULL + err without memory.
 struct weight *model_declare(struct model *m, enum weight_role role, uint32_t columns, float init,
                              const struct model_part *parts, size_t count, struct vireo_error *err);
 
@@ -119,14 +120,15 @@ struct model {
     void (*trace)(void *context, const char *name, int layer, struct tensor x);
     void *trace_context;
 };
+// Tells m->trace, if somebody asked.
 void model_trace(const struct model *m, const char *name, int layer, struct tensor x);
 
 struct model_load_params {
     enum dtype dtype;       // of the weights on the device; DTYPE_U32 = as stored
     uint32_t max_positions; // longest position the rope table must hold; 0: min(max_position_embeddings, 8192)
     bool weights_only;      // no tokenizer, template, processor (a frozen reference)
-    // The rope frequencies of a model stored in bf16 are rounded to bf16, as in a torch module that was cast as a whole (the golden
-    // data of bf16 folders was made so). Off: exact in float32, as transformers' from_pretrained has them.
+    // The rope frequencies of a model stored in bf16 are rounded to bf16, as in a torch module that was cast as a whole
+    // (the golden data of bf16 folders was made so). Off: exact in float32, as transformers' from_pretrained has them.
     bool cast_rope;
 };
 // Reads a Hugging Face folder. Errors name the file, tensor and rule. NULL + err.
@@ -143,6 +145,7 @@ struct model *model_describe(const json_t *config, struct vireo_error *err);
 struct model *model_clone_weights(const struct model *of, struct vireo_error *err);
 void model_destroy(struct model **m);
 
+// Number of values in all weights; a tied embedding counts once.
 uint64_t model_parameters(const struct model *m);
 // Allocates zeroed gradients for all weights (freeze_vision: not for vision and merger).
 bool model_take_gradients(struct model *m, bool freeze_vision, struct vireo_error *err);
@@ -152,13 +155,12 @@ bool model_read_param(const struct model *m, const struct model_param *p, bool g
                       struct vireo_error *err);
 bool model_write_param(struct model *m, const struct model_param *p, const float *values, struct vireo_error *err);
 
-// Writes config.json, tokenizer, template and processor files (copied from m->folder) and one model.safetensors in `layout` of
-// the loaded model; dtype as stored. Into a fresh folder; every file is synced. transformers loads it.
+// Writes config.json, tokenizer, template and processor files (copied from m->folder) and one model.safetensors in
+// `layout` of the loaded model; dtype as stored. Into a fresh folder; every file is synced. transformers loads it.
 bool model_save(const struct model *m, const char *folder, struct vireo_error *err);
 // Only the weights, as a safetensors stream, dtype `type`.
 bool model_save_weights(const struct model *m, enum dtype type, struct byte_sink sink, struct vireo_error *err);
 // The files beside the weights that make a folder complete; NULL-terminated list of names that may exist.
 extern const char *const model_side_files[];
-
 
 #endif

@@ -98,9 +98,9 @@ static bool write_configs(const char *folder, uint32_t vocabulary, json_t **out,
             json_object_set_new(config, ids[i][0], json_integer(tokenizer_find(t, ids[i][1])));
         json_object_set_new(config, "vocab_size", json_integer(vocabulary));
         uint32_t end = tokenizer_find(t, "<|im_end|>"), pad = tokenizer_find(t, "<|endoftext|>");
-        generation = json_pack("{s:i,s:[i,i],s:i,s:b,s:f,s:f,s:i}", "bos_token_id", (int)pad, "eos_token_id", (int)end,
-                               (int)pad, "pad_token_id", (int)pad, "do_sample", 1, "temperature", 1.0, "top_p", 1.0, "top_k",
-                               0);
+        generation =
+            json_pack("{s:i,s:[i,i],s:i,s:b,s:f,s:f,s:i}", "bos_token_id", (int)pad, "eos_token_id", (int)end, (int)pad,
+                      "pad_token_id", (int)pad, "do_sample", 1, "temperature", 1.0, "top_p", 1.0, "top_k", 0);
         done = generation ? write_json(folder, "config.json", config, err) &&
                                 write_json(folder, "generation_config.json", generation, err)
                           : vireo_fail_memory(err, 1 << 12);
@@ -130,10 +130,11 @@ static bool write_weights(const char *folder, const json_t *config, uint64_t see
     struct file_writer w = {.fd = -1};
     struct safetensors_writer *writer = NULL;
     struct safetensors_entry *entries = vireo_calloc(m->param_count, sizeof *entries);
-    bool done = entries != NULL ? file_writer_open(&w, path, err) : vireo_fail_memory(err, m->param_count * sizeof *entries);
+    bool done =
+        entries != NULL ? file_writer_open(&w, path, err) : vireo_fail_memory(err, m->param_count * sizeof *entries);
     for (size_t i = 0; done && i < m->param_count; i++) {
-        entries[i] = (struct safetensors_entry){
-            .name = m->params[i].name, .dtype = SAFETENSORS_F32, .rank = m->params[i].rank};
+        entries[i] =
+            (struct safetensors_entry){.name = m->params[i].name, .dtype = SAFETENSORS_F32, .rank = m->params[i].rank};
         memcpy(entries[i].shape, m->params[i].shape, sizeof m->params[i].shape);
     }
     done = done && safetensors_write_begin(&writer, (struct byte_sink){.write = write_to_file, .context = &w}, entries,

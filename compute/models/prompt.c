@@ -95,7 +95,8 @@ static bool expand(const struct model *m, const struct token_ids *ids, const str
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_value", NULL,
                                "The prompt has %zu image placeholders for %u images.", seen, image_count);
     if (total > 1 << 24)
-        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", NULL, "The prompt has %zu tokens.", total);
+        return vireo_fail_kind(err, VIREO_INVALID, "context_length_exceeded", NULL, "The prompt has %zu tokens.",
+                               total);
     out->ids = arena_array(a, uint32_t, total + 1);
     *map = arena_array(a, uint32_t, ids->count + 1);
     if (!out->ids || !*map)
@@ -189,10 +190,9 @@ bool prompt_build(const struct model *m, const struct chat *chat, const struct i
     struct token_ids ids = {0};
     size_t *ends = NULL;
     uint32_t *map = NULL;
-    bool done = options->raw_text
-                    ? tokenizer_encode(m->tokenizer, options->raw_text, strlen(options->raw_text), TOKENIZER_MATCH_ALL,
-                                       &ids, err)
-                    : encode_chat(m, chat, options, a, &text, &ids, &ends, err);
+    bool done = options->raw_text ? tokenizer_encode(m->tokenizer, options->raw_text, strlen(options->raw_text),
+                                                     TOKENIZER_MATCH_ALL, &ids, err)
+                                  : encode_chat(m, chat, options, a, &text, &ids, &ends, err);
     done = done && expand(m, &ids, images, image_count, a, &p, &map, err) && place_images(m, images, a, &p, err);
     if (done && !options->raw_text)
         done = find_trained(m, chat, &text, &ids, ends, map, a, &p, err);

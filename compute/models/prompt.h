@@ -26,8 +26,8 @@ struct prompt_options {
     bool add_generation_prompt;
     bool specials_in_text; // the reference's rule: special tokens inside users' text match; default: they stay text
     const json_t *tools;
-    // A plain text instead of a chat: the ids of exactly this text (special tokens match). For golden data and the demo's
-    // raw prompts.
+    // A plain text instead of a chat: the ids of exactly this text (special tokens match). For golden data and the
+    // demo's raw prompts.
     const char *raw_text;
 };
 

@@ -1,5 +1,5 @@
-// Qwen2.5-VL. Reference: transformers, modeling_qwen2_5_vl.py; configuration keys of both layouts in the wild (flat, and
-// nested text_config). Everything that is not understood exactly is refused.
+// Qwen2.5-VL. Reference: transformers, modeling_qwen2_5_vl.py; configuration keys of both layouts in the wild (flat,
+// and nested text_config). Everything that is not understood exactly is refused.
 #include "compute/models/decoder.h"
 #include "compute/models/internal.h"
 #include "compute/models/qwen_vision.h"
@@ -102,8 +102,9 @@ static bool read_text(struct model_config *c, const json_t *config, const json_t
         return vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", "use_sliding_window",
                                "config.json: sliding-window layers are not built.");
     if (t->num_attention_heads % t->num_key_value_heads != 0)
-        return vireo_fail_param(err, "num_key_value_heads", "config.json: %u heads do not divide by %u key/value heads.",
-                                t->num_attention_heads, t->num_key_value_heads);
+        return vireo_fail_param(err, "num_key_value_heads",
+                                "config.json: %u heads do not divide by %u key/value heads.", t->num_attention_heads,
+                                t->num_key_value_heads);
     if (t->head_dim % 2 != 0)
         return vireo_fail_param(err, "head_dim", "config.json: head size %u is odd.", t->head_dim);
     return read_rope(t, o, err);
@@ -117,7 +118,8 @@ static bool read_vision(struct model_config *c, const json_t *config, struct vir
     if (!json_get_object(config, "", "vision_config", &o, err))
         return false;
     if (!o)
-        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", at, "config.json lacks 'vision_config'.");
+        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", at,
+                               "config.json lacks 'vision_config'.");
     *v = (struct model_vision_config){.in_channels = 3, .temporal_patch_size = 2, .spatial_merge_size = 2};
     v->out_hidden_size = c->text.hidden_size;
     if (!count_of(o, at, "depth", MODEL_MAX_LAYERS, &v->depth, err) ||
@@ -145,8 +147,8 @@ static bool read_vision(struct model_config *c, const json_t *config, struct vir
                                 "config.json: vision output of %u channels does not fit hidden_size %u.",
                                 v->out_hidden_size, c->text.hidden_size);
     if (v->window_size / v->spatial_merge_size / v->patch_size == 0)
-        return vireo_fail_param(err, "vision_config.window_size", "config.json: window_size %u is below one merged patch.",
-                                v->window_size);
+        return vireo_fail_param(err, "vision_config.window_size",
+                                "config.json: window_size %u is below one merged patch.", v->window_size);
     for (size_t i = 0; i < json_array_size(full); i++) {
         json_int_t block = json_integer_value(json_array_get(full, i));
         if (!json_is_integer(json_array_get(full, i)) || block < 0 || block >= v->depth)

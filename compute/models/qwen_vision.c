@@ -55,7 +55,9 @@ bool qwen_vision_declare(struct model *m, struct vireo_error *err)
     const struct model_vision_config *c = &m->config.vision;
     uint32_t C = c->hidden_size, unit = c->spatial_merge_size * c->spatial_merge_size;
     uint32_t patch = c->in_channels * c->temporal_patch_size * c->patch_size * c->patch_size;
-    struct model_part conv = {"visual.patch_embed.proj.weight", C, 5,
+    struct model_part conv = {"visual.patch_embed.proj.weight",
+                              C,
+                              5,
                               {C, c->in_channels, c->temporal_patch_size, c->patch_size, c->patch_size}};
     m->patch_embed = model_declare(m, WEIGHT_VISION, patch, m->config.init_patch_embed, &conv, 1, err);
     if (!m->patch_embed)

@@ -115,6 +115,7 @@ struct nn_embedding {
     struct tensor source;             // i32 [N]
     struct nn_scatter tokens, images; // of the source: for the backward pass; count 0: nothing
 };
+// The op itself; the table takes its gradient where it has one, images where they have a slot.
 struct tensor nn_embed(struct tape *t, const struct weight *table, struct tensor images, const struct nn_embedding *e);
 // Host: uploads `source` and builds both scatters (those only when gradients are on).
 struct nn_embedding nn_embedding_build(struct tape *t, const int32_t *source, uint32_t n);
@@ -188,6 +189,7 @@ struct nn_update_item {
     bool decay; // weight decay applies: tensors of two or more dimensions
 };
 struct nn_update; // the chunk list on the device, made once
+// `items` are copied into a chunk list in `arena`; the tensors must outlive it. NULL + err.
 struct nn_update *nn_update_create(struct gpu_device *dev, struct gpu_arena *arena, const struct nn_update_item *items,
                                    size_t count, struct vireo_error *err);
 void nn_update_destroy(struct nn_update **u);

@@ -21,12 +21,16 @@ struct tape_params {
     bool grad; // false: inference; nothing is kept
 };
 
+// An empty tape on a device. NULL without memory.
 struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, struct vireo_error *err);
 // Frees the tape. False + err when it had failed.
 bool tape_finish(struct tape **t, struct vireo_error *err);
 
+// The device its ops run on.
 struct gpu_device *tape_device(struct tape *t);
+// False: nothing is recorded for a backward pass.
 bool tape_takes_gradients(const struct tape *t);
+// True once an op failed; everything after is ignored.
 bool tape_failed(const struct tape *t);
 // Where an op reports failure; the first one sticks.
 struct vireo_error *tape_error(struct tape *t);

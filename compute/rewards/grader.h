@@ -65,6 +65,7 @@ json_t *grader_to_json(const struct grader *g, struct vireo_error *err);
 json_t *grader_from_vlm_r1(const char *const *functions, size_t count, const char *method, bool task_rec,
                            const double *weights, struct vireo_error *err);
 
+// As the definition has it.
 const char *grader_name(const struct grader *g);
 const char *grader_type(const struct grader *g); // "rule", "string_check", "multi"
 // Sub-rewards: the graders of a multi in the order given, or the one grader itself.

@@ -15,6 +15,7 @@ struct text {
     const char *at;
     size_t size;
 };
+// A view of `size` bytes.
 struct text parse_text_of(const char *at, size_t size);
 // Offset of `word` in t at or after `from`; SIZE_MAX if absent.
 size_t parse_text_find(struct text t, size_t from, const char *word);

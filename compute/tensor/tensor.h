@@ -21,6 +21,7 @@ struct tensor {
     uint32_t column; // first column within the node's full tensor, for views of columns
 };
 
+// Of one element.
 uint32_t dtype_bytes(enum dtype t);
 const char *dtype_name(enum dtype t); // "f32", "bf16", ...
 
@@ -35,6 +36,7 @@ uint32_t tensor_rows(struct tensor x);    // shape[0]
 uint32_t tensor_columns(struct tensor x); // product of the other axes; 1 for a vector
 uint64_t tensor_count(struct tensor x);
 uint64_t tensor_bytes(struct tensor x);   // bytes it covers, strides included
+// No gaps between rows.
 bool tensor_is_contiguous(struct tensor x);
 
 // Views, no copy.

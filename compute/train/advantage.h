@@ -4,8 +4,8 @@
 
 #include "compute/wire/spec.h"
 
-// rewards [groups * size], consecutive by group -> advantage, the same shape. mean over the group; std unbiased (n - 1):
-// group: (r - mean) / (std + eps); batch: std over all rewards; none: r - mean. A group of one has advantage 0.
+// rewards [groups * size], consecutive by group -> advantage, the same shape. mean over the group; std unbiased (n -
+// 1): group: (r - mean) / (std + eps); batch: std over all rewards; none: r - mean. A group of one has advantage 0.
 // group_std [groups] (may be NULL) receives the stds of the groups.
 void advantages_of(const double *rewards, uint32_t groups, uint32_t size, enum scale_rewards scale, double eps,
                    double *advantage, double *group_std);

@@ -14,12 +14,13 @@ const char *data_image_path(const struct job_spec *s, const struct sample_image 
     if (!path)
         path = json_string_value(json_object_get(s->images, image->name));
     if (!path)
-        vireo_fail_kind(err, VIREO_INVALID, "invalid_value", "training_file", "No image '%.80s' was uploaded for this job.",
-                        image->name);
+        vireo_fail_kind(err, VIREO_INVALID, "invalid_value", "training_file",
+                        "No image '%.80s' was uploaded for this job.", image->name);
     return path;
 }
 
-bool data_load(const struct job_spec *s, const char *path, bool want_target, struct dataset *out, struct vireo_error *err)
+bool data_load(const struct job_spec *s, const char *path, bool want_target, struct dataset *out,
+               struct vireo_error *err)
 {
     struct jsonl_options options = {.want = want_target ? JSONL_TARGET : JSONL_PROMPT,
                                     .question_template = s->question_template,
@@ -197,7 +198,8 @@ bool step_data_build(const struct model *m, const struct job_spec *s, const stru
                 p->positions = (uint32_t(*)[3])arena_copy_bytes(a, p->positions, p->count * sizeof *p->positions);
                 p->image = (int32_t *)arena_copy_bytes(a, p->image, p->count * sizeof *p->image);
                 p->image_row = (uint32_t *)arena_copy_bytes(a, p->image_row, p->count * sizeof *p->image_row);
-                p->trained_first = (uint32_t *)arena_copy_bytes(a, p->trained_first, p->trained_count * sizeof(uint32_t));
+                p->trained_first =
+                    (uint32_t *)arena_copy_bytes(a, p->trained_first, p->trained_count * sizeof(uint32_t));
                 p->trained_end = (uint32_t *)arena_copy_bytes(a, p->trained_end, p->trained_count * sizeof(uint32_t));
                 done = (p->ids && p->positions && p->image && p->image_row && p->trained_first && p->trained_end) ||
                        vireo_fail_memory(err, p->count * 32);

@@ -29,7 +29,8 @@ struct step_data {
 };
 
 // Loads `path`. `want_target`: rows must have an answer. Errors name line and field.
-bool data_load(const struct job_spec *s, const char *path, bool want_target, struct dataset *out, struct vireo_error *err);
+bool data_load(const struct job_spec *s, const char *path, bool want_target, struct dataset *out,
+               struct vireo_error *err);
 
 // Reads, decodes, resizes and tokenises rows[0..count) on several threads; order of results is the order of rows.
 // with_target: the answer is part of the prompt and its tokens are marked as trained. Memory: `a`, and the pictures'

@@ -27,12 +27,12 @@ static json_t *row_json(struct trainer *t, const struct dataset *d, const struct
             json_object_set_new(rewards, grader_part_name(t->grader, p), json_real(c->grade.parts[p].value));
             json_object_set_new(reasons, grader_part_name(t->grader, p), json_string(c->grade.parts[p].reason));
         }
-        json_array_append_new(list, json_pack("{s:s#,s:f,s:o,s:o,s:i,s:s}", "completion", c->text, (int)c->text_bytes, "reward",
-                                              c->grade.reward, "sub_rewards", rewards, "reasons", reasons, "token_count",
-                                              (int)c->count, "finish_reason", ends[c->end]));
+        json_array_append_new(list, json_pack("{s:s#,s:f,s:o,s:o,s:i,s:s}", "completion", c->text, (int)c->text_bytes,
+                                              "reward", c->grade.reward, "sub_rewards", rewards, "reasons", reasons,
+                                              "token_count", (int)c->count, "finish_reason", ends[c->end]));
     }
-    return json_pack("{s:s,s:i,s:o,s:O,s:o}", "row_id", e->sample->id, "line", (int)e->sample->line, "images", images, "item",
-                     e->sample->item ? e->sample->item : json_null(), "samples", list);
+    return json_pack("{s:s,s:i,s:o,s:O,s:o}", "row_id", e->sample->id, "line", (int)e->sample->line, "images", images,
+                     "item", e->sample->item ? e->sample->item : json_null(), "samples", list);
 }
 
 bool evaluate_dataset(struct trainer *t, const struct dataset *d, uint32_t rows, struct evaluation *out, json_t *list,
@@ -50,7 +50,7 @@ bool evaluate_dataset(struct trainer *t, const struct dataset *d, uint32_t rows,
                                .seed = s->seed};
     struct arena results;
     arena_init(&results, 1 << 16);
-    double *reward = arena_array(&results, double, (size_t)total * n);
+    double *reward = arena_array(&results, double, (size_t)total *n);
     struct evaluation e = {.n = total};
     bool done = reward || vireo_fail_memory(err, (size_t)total * n * 8);
     for (uint32_t i = 0; done && i < total; i += CHUNK) {

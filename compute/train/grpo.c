@@ -16,8 +16,8 @@ struct groups {
     double *reward, *advantage, *std; // [examples * n], [examples * n], [examples]
     uint32_t *kept;                   // groups that are trained on
     uint32_t kept_count;
-    uint32_t *length;                 // [examples * n] unmasked tokens
-    float *token_weight;              // [examples * n] factor of each token's loss
+    uint32_t *length;    // [examples * n] unmasked tokens
+    float *token_weight; // [examples * n] factor of each token's loss
     // Filled by the update, one entry a token of kept groups, in order; first[i] = where completion i begins.
     uint32_t *first, tokens;
     float *logprob, *ref, *entropy, *kl, *ratio, *loss;
@@ -43,7 +43,8 @@ static bool pack(struct trainer *t, struct tape *tape, const struct model *m, co
     for (uint32_t k = from; k < to; k++)
         for (uint32_t i = 0; i < n; i++)
             tokens += g->r.completions[g->kept[k] * n + i].count;
-    *out = (struct packed){.hidden_row = arena_array(a, uint32_t, tokens + 1), .target = arena_array(a, uint32_t, tokens + 1)};
+    *out = (struct packed){.hidden_row = arena_array(a, uint32_t, tokens + 1),
+                           .target = arena_array(a, uint32_t, tokens + 1)};
     if (!local || !patches || !out->hidden_row || !out->target)
         return vireo_fail_memory(err, tokens * 8);
     for (uint32_t i = 0; i < d->picture_count; i++)
@@ -95,8 +96,7 @@ static struct nn_logprob forward(struct trainer *t, struct tape *tape, const str
     }
     struct tensor hidden = m->family->text(tape, m, &batch, p->features);
     struct tensor x = nn_gather(tape, hidden, p->hidden_row, p->count);
-    return nn_logprob(tape, x, m->head, tape_upload(tape, DTYPE_U32, p->count, p->target),
-                      (float)t->spec->temperature);
+    return nn_logprob(tape, x, m->head, tape_upload(tape, DTYPE_U32, p->count, p->target), (float)t->spec->temperature);
 }
 
 static bool end_batch(struct trainer *t, struct tape **tape, bool done, struct vireo_error *err)
@@ -154,9 +154,9 @@ static bool policy_update(struct trainer *t, struct groups *g, uint32_t from, ui
             ref = tape_upload(tape, DTYPE_F32, p.count, g->ref + at);
         if (done && !tape_failed(tape)) {
             struct nn_policy_params params = {(float)s->epsilon, (float)s->epsilon_high, (float)s->beta};
-            struct nn_policy out = nn_policy_loss(
-                tape, lp.logprob, tape_upload(tape, DTYPE_F32, p.count, old), ref,
-                tape_upload(tape, DTYPE_F32, p.count, advantage), tape_upload(tape, DTYPE_F32, p.count, weight), &params);
+            struct nn_policy out = nn_policy_loss(tape, lp.logprob, tape_upload(tape, DTYPE_F32, p.count, old), ref,
+                                                  tape_upload(tape, DTYPE_F32, p.count, advantage),
+                                                  tape_upload(tape, DTYPE_F32, p.count, weight), &params);
             done = tape_backward(tape, lp.logprob, out.grad, err) &&
                    gpu_read(t->dev, lp.logprob.span, g->logprob + at, p.count * 4, err) &&
                    gpu_read(t->dev, lp.entropy.span, g->entropy + at, p.count * 4, err) &&
@@ -212,8 +212,7 @@ static bool take_groups(struct trainer *t, const struct step_data *d, struct gro
                             .num_items = items};
     for (uint32_t k = 0, row = 0; k < g->kept_count; k++)
         for (uint32_t i = 0; i < n; i++, row++)
-            g->token_weight[g->kept[k] * n + i] =
-                lengths[row] ? (float)policy_token_weight(s->loss_type, &b, row) : 0;
+            g->token_weight[g->kept[k] * n + i] = lengths[row] ? (float)policy_token_weight(s->loss_type, &b, row) : 0;
     g->logprob = arena_array(a, float, g->tokens + 1);
     g->ref = arena_array(a, float, g->tokens + 1);
     g->entropy = arena_array(a, float, g->tokens + 1);
@@ -276,8 +275,8 @@ static void reward_metrics(struct trainer *t, const struct groups *g, uint32_t a
     }
 }
 
-// Token metrics; a token counts where its row is not masked. The difference of log-probs and the ratio must read 0 and 1: the
-// promise that rollout and training are the same arithmetic, visible in every step.
+// Token metrics; a token counts where its row is not masked. The difference of log-probs and the ratio must read 0 and
+// 1: the promise that rollout and training are the same arithmetic, visible in every step.
 static void token_metrics(struct trainer *t, const struct groups *g, json_t *metrics)
 {
     const struct job_spec *s = t->spec;
@@ -345,10 +344,10 @@ static json_t *completion_json(struct trainer *t, const struct groups *g, uint32
             kl += g->kl[g->first[c] + q];
         }
     }
-    json_t *o = json_pack("{s:s#,s:i,s:f,s:o,s:o,s:f,s:f,s:s,s:b,s:b}", "completion", x->text, (int)x->text_bytes, "token_count",
-                          (int)x->count, "reward", x->grade.reward, "sub_rewards", rewards, "reasons", reasons, "advantage",
-                          g->advantage[c], "logprob_sum", logprob, "finish_reason", ends[x->end], "clipped",
-                          x->end == ENGINE_LENGTH, "parse_error", x->grade.errors.sample_parse_error);
+    json_t *o = json_pack("{s:s#,s:i,s:f,s:o,s:o,s:f,s:f,s:s,s:b,s:b}", "completion", x->text, (int)x->text_bytes,
+                          "token_count", (int)x->count, "reward", x->grade.reward, "sub_rewards", rewards, "reasons",
+                          reasons, "advantage", g->advantage[c], "logprob_sum", logprob, "finish_reason", ends[x->end],
+                          "clipped", x->end == ENGINE_LENGTH, "parse_error", x->grade.errors.sample_parse_error);
     if (o && kept && t->reference) {
         json_object_set_new(o, "ref_logprob_sum", json_real(ref));
         json_object_set_new(o, "kl", json_real(x->count ? kl / x->count : 0));
@@ -368,19 +367,19 @@ static void report_groups(struct trainer *t, const struct groups *g)
             const struct sample_image *image = &t->data.images[e->sample->images[i]];
             const struct picture *p = &g->d->pictures[e->pictures[i]];
             uint32_t patch = t->model->config.vision.patch_size;
-            json_array_append_new(images, json_pack("{s:s,s:i,s:i,s:i,s:i}", "image", image->id ? image->id : image->name, "width",
-                                                    (int)p->width, "height", (int)p->height, "model_width",
-                                                    (int)(p->patches.w * patch), "model_height", (int)(p->patches.h * patch)));
+            json_array_append_new(images,
+                                  json_pack("{s:s,s:i,s:i,s:i,s:i}", "image", image->id ? image->id : image->name,
+                                            "width", (int)p->width, "height", (int)p->height, "model_width",
+                                            (int)(p->patches.w * patch), "model_height", (int)(p->patches.h * patch)));
         }
         for (uint32_t i = 0; i < g->r.n; i++)
             json_array_append_new(samples, completion_json(t, g, k * g->r.n + i));
         struct vireo_error ignored;
         const char *prompt = chat_message_text(&e->sample->prompt, e->sample->prompt.count - 1, &ignored);
-        json_array_append_new(list, json_pack("{s:s,s:s,s:o,s:O,s:f,s:f,s:o}", "row_id", e->sample->id, "prompt",
-                                              prompt ? prompt : "", "images", images, "item",
-                                              e->sample->item ? e->sample->item : json_null(), "mean_reward",
-                                              mean_of(g->reward + k * g->r.n, g->r.n), "reward_std", g->std[k], "samples",
-                                              samples));
+        json_array_append_new(
+            list, json_pack("{s:s,s:s,s:o,s:O,s:f,s:f,s:o}", "row_id", e->sample->id, "prompt", prompt ? prompt : "",
+                            "images", images, "item", e->sample->item ? e->sample->item : json_null(), "mean_reward",
+                            mean_of(g->reward + k * g->r.n, g->r.n), "reward_std", g->std[k], "samples", samples));
     }
     t->hooks->groups(t->hooks->context, t->step + 1, list);
     json_decref(list);
@@ -426,7 +425,8 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
             done = done && policy_update(t, &g, k, to, err);
             stopwatch_lap(&watch, timing, "training");
         }
-        struct tape *tape = done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
+        struct tape *tape =
+            done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
         if (tape)
             optimizer_leaf_done(t->optimizer, tape, leaf);
         done = done && tape && tape_finish(&tape, err);
@@ -479,9 +479,8 @@ static bool open_grpo(struct trainer *t, struct vireo_error *err)
         return vireo_explain(err, "validation_file: ");
     if (s->beta > 0) {
         // The reference is the base model as it was before the job, also after a resume.
-        struct model_load_params p = {.dtype = t->model->dtype,
-                                      .max_positions = t->model->text_rope_positions,
-                                      .weights_only = true};
+        struct model_load_params p = {
+            .dtype = t->model->dtype, .max_positions = t->model->text_rope_positions, .weights_only = true};
         t->reference = model_load(t->dev, s->model_folder, &p, err);
         if (!t->reference)
             return vireo_explain(err, "reference model: ");

@@ -94,8 +94,8 @@ bool evaluate_dataset(struct trainer *t, const struct dataset *d, uint32_t rows,
 // ---- state.c
 // Writes work_folder/checkpoints/step-N: a model folder that transformers loads, optimiser state, position.
 bool state_save(struct trainer *t, char *folder, size_t size, struct vireo_error *err);
-// Finds the newest valid checkpoint: *path its folder ("" when there is none) and fills the counters of `t`; *micro, *leaves as
-// recorded there.
+// Finds the newest valid checkpoint: *path its folder ("" when there is none) and fills the counters of `t`; *micro,
+// *leaves as recorded there.
 bool state_find(struct trainer *t, char *path, size_t size, struct vireo_error *err);
 // Loads optimiser state and fp32 masters from the folder found.
 bool state_load_optimizer(struct trainer *t, const char *path, struct vireo_error *err);

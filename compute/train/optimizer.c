@@ -89,14 +89,17 @@ struct optimizer *optimizer_create(struct model *model, uint32_t leaves, struct 
     uint64_t bytes = optimizer_bytes(parameters, leaves, bf16) + (1 << 20);
     bool done = (o->items && o->pending && list) || vireo_fail_memory(err, o->count * sizeof *o->items);
     if (done) {
-        o->memory = gpu_arena_create(
-            model->dev,
-            &(struct gpu_arena_params){.name = "optimizer", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true}, err);
+        o->memory =
+            gpu_arena_create(model->dev,
+                             &(struct gpu_arena_params){
+                                 .name = "optimizer", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true},
+                             err);
         done = o->memory && take_state(o, err) && fill_masters(o, err);
     }
     for (size_t i = 0; done && i < o->count; i++) {
         const struct optimizer_item *item = &o->items[i];
-        list[i] = (struct nn_update_item){.master = item->master, .grad = item->weight->grad, .m = item->m, .v = item->v};
+        list[i] =
+            (struct nn_update_item){.master = item->master, .grad = item->weight->grad, .m = item->m, .v = item->v};
         if (item->weight->value.dtype != DTYPE_F32)
             list[i].copy = item->weight->value;
         list[i].decay = item->weight->value.rank >= 2;
@@ -149,8 +152,8 @@ void optimizer_leaf_done(struct optimizer *o, struct tape *t, uint32_t leaf)
     nn_update_zero_grad(t, o->update);
 }
 
-bool optimizer_step(struct optimizer *o, struct tape *t, const struct job_spec *s, double lr, uint32_t step, double *norm,
-                    struct vireo_error *err)
+bool optimizer_step(struct optimizer *o, struct tape *t, const struct job_spec *s, double lr, uint32_t step,
+                    double *norm, struct vireo_error *err)
 {
     struct nn_update_params p = {.lr = (float)lr,
                                  .beta1 = (float)s->adam_beta1,

@@ -30,26 +30,30 @@ uint64_t plan_activation_bytes(const struct model_config *c, uint64_t tokens, ui
     uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
     uint64_t patch = 3ull * v->temporal_patch_size * v->patch_size * v->patch_size;
     uint64_t text = tokens * (t->num_hidden_layers * layer + 4ull * t->hidden_size);
-    uint64_t vision = patches * (v->depth * block + patch + 2ull * v->hidden_size + 2ull * unit * v->hidden_size / unit * 3);
+    uint64_t vision =
+        patches * (v->depth * block + patch + 2ull * v->hidden_size + 2ull * unit * v->hidden_size / unit * 3);
     uint64_t head = VIREO_MIN((uint64_t)32 << 20, tokens * (uint64_t)t->vocab_size * 4);
     uint64_t forward = (text + vision) * 4;
     return (gradients ? 2 * forward : forward) + head;
 }
 
-static bool fits(const json_t *plan, uint64_t total, uint64_t available, const struct job_spec *s, struct vireo_error *err)
+static bool fits(const json_t *plan, uint64_t total, uint64_t available, const struct job_spec *s,
+                 struct vireo_error *err)
 {
     if (total <= available)
         return true;
     double wanted = (double)total / (1 << 30), there = (double)available / (1 << 30);
-    return vireo_fail_kind(err, VIREO_DEVICE_MEMORY, "insufficient_memory", NULL,
-                           "The job needs %.2f GiB, the device grants %.2f GiB (weights %.2f, optimizer and gradients %.2f, "
-                           "activations %.2f): lower %s, or use a smaller model.",
-                           wanted, there, json_number_value(json_object_get(plan, "weights")) / (1 << 30),
-                           (json_number_value(json_object_get(plan, "optimizer")) +
-                            json_number_value(json_object_get(plan, "gradients"))) / (1 << 30),
-                           json_number_value(json_object_get(plan, "activations")) / (1 << 30),
-                           s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length"
-                                                 : "micro_batch_size or max_pixels");
+    return vireo_fail_kind(
+        err, VIREO_DEVICE_MEMORY, "insufficient_memory", NULL,
+        "The job needs %.2f GiB, the device grants %.2f GiB (weights %.2f, optimizer and gradients %.2f, "
+        "activations %.2f): lower %s, or use a smaller model.",
+        wanted, there, json_number_value(json_object_get(plan, "weights")) / (1 << 30),
+        (json_number_value(json_object_get(plan, "optimizer")) +
+         json_number_value(json_object_get(plan, "gradients"))) /
+            (1 << 30),
+        json_number_value(json_object_get(plan, "activations")) / (1 << 30),
+        s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length"
+                              : "micro_batch_size or max_pixels");
 }
 
 bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, struct vireo_error *err)
@@ -68,9 +72,11 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
         if (!(s->freeze_vision && (role == WEIGHT_VISION || role == WEIGHT_MERGER)))
             trained += tensor_count(m->weights[i]->value);
     }
-    // The data's sizes: the longest prompt allowed and the largest picture; unknown ones by what the model takes at most.
+    // The data's sizes: the longest prompt allowed and the largest picture; unknown ones by what the model takes at
+    // most.
     uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
-    uint64_t pixels = s->max_pixels ? s->max_pixels : 1003520, area = (uint64_t)m->config.vision.patch_size * m->config.vision.patch_size;
+    uint64_t pixels = s->max_pixels ? s->max_pixels : 1003520,
+             area = (uint64_t)m->config.vision.patch_size * m->config.vision.patch_size;
     uint64_t prompt = s->max_prompt_length ? s->max_prompt_length : 64 + pixels / area / unit;
     uint64_t row = prompt + (s->method == JOB_GRPO ? (uint64_t)s->num_generations * s->max_completion_length : 0);
     uint32_t micro = plan_micro_batch(s, (uint32_t)VIREO_MIN(row, UINT32_MAX));
@@ -79,16 +85,18 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     uint64_t weights = parameters * (bf16 ? 2 : 4), gradients = train ? trained * 4 : 0;
     uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16) : 0;
     uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
-    struct engine_params e = {.kv_tokens = (uint32_t)VIREO_MIN(
-                                  s->batch_size * (prompt + (uint64_t)s->num_generations * s->max_completion_length), 1u << 20)};
+    struct engine_params e = {
+        .kv_tokens = (uint32_t)VIREO_MIN(
+            s->batch_size * (prompt + (uint64_t)s->num_generations * s->max_completion_length), 1u << 20)};
     uint64_t kv = sample ? engine_kv_bytes(&m->config, &e) : 0;
     uint64_t activations = plan_activation_bytes(&m->config, micro * row, patches, train), staging = (uint64_t)32 << 20;
     uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
     model_destroy(&m);
-    json_t *plan = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
-                             (json_int_t)gradients, "optimizer", (json_int_t)optimizer, "reference", (json_int_t)reference, "kv",
-                             (json_int_t)kv, "activations", (json_int_t)activations, "staging", (json_int_t)staging, "total",
-                             (json_int_t)total, "available", (json_int_t)available, "micro_batch_size", (int)micro);
+    json_t *plan =
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
+                  (json_int_t)gradients, "optimizer", (json_int_t)optimizer, "reference", (json_int_t)reference, "kv",
+                  (json_int_t)kv, "activations", (json_int_t)activations, "staging", (json_int_t)staging, "total",
+                  (json_int_t)total, "available", (json_int_t)available, "micro_batch_size", (int)micro);
     if (!plan)
         return vireo_fail_memory(err, 512);
     if (!fits(plan, total, available, s, err)) {

@@ -5,11 +5,11 @@
 #include "compute/wire/spec.h"
 
 struct policy_rows {
-    uint32_t rows;            // completions of the micro-batch
-    const uint32_t *lengths;  // [rows] unmasked tokens of each
+    uint32_t rows;           // completions of the micro-batch
+    const uint32_t *lengths; // [rows] unmasked tokens of each
     uint32_t max_completion_length;
-    uint32_t accumulation;    // micro-batches a step, as TRL counts them
-    uint64_t num_items;       // dapo: unmasked tokens of the whole step over all devices
+    uint32_t accumulation; // micro-batches a step, as TRL counts them
+    uint64_t num_items;    // dapo: unmasked tokens of the whole step over all devices
 };
 // The factor of every unmasked token of `row`:
 //   grpo     1 / (rows * max(1, length)) / accumulation

@@ -8,7 +8,8 @@
 
 bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t max_tokens, struct vireo_error *err)
 {
-    // Room for the rows of a step with the longest prompts there are; an engine too small would only take them in turns.
+    // Room for the rows of a step with the longest prompts there are; an engine too small would only take them in
+    // turns.
     uint32_t longest = 0;
     const struct dataset *sets[2] = {&t->data, &t->validation};
     uint32_t probe[1];
@@ -97,7 +98,8 @@ bool rollout_generate(struct trainer *t, const struct step_data *d, const struct
             c->logprobs = arena_array(a, float, c->room);
             c->entropies = arena_array(a, float, c->room);
         }
-        const struct patches **images = (const struct patches **)arena_array(a, struct patches *, e->prompt.image_count + 1);
+        const struct patches **images =
+            (const struct patches **)arena_array(a, struct patches *, e->prompt.image_count + 1);
         if (arena_failed(a))
             return vireo_fail_memory(err, (size_t)p->n * p->max_tokens * 12);
         for (uint32_t k = 0; k < e->prompt.image_count; k++)

@@ -15,9 +15,12 @@ double learning_rate_at(const struct job_spec *s, uint32_t step, uint32_t total_
     // `done` of `span` steps behind the warm-up lie before this one.
     double done = step - warmup - 1, span = total_steps > warmup ? total_steps - warmup : 1;
     switch (s->lr_scheduler_type) {
-    case LR_CONSTANT: return s->learning_rate;
-    case LR_LINEAR: return s->learning_rate * (1 - done / span);
-    case LR_COSINE: return s->learning_rate * 0.5 * (1 + cos(3.14159265358979323846 * done / span));
+    case LR_CONSTANT:
+        return s->learning_rate;
+    case LR_LINEAR:
+        return s->learning_rate * (1 - done / span);
+    case LR_COSINE:
+        return s->learning_rate * 0.5 * (1 + cos(3.14159265358979323846 * done / span));
     case LR_WARMUP_STABLE_DECAY: {
         double stable = s->num_stable_steps;
         double decay = s->num_decay_steps ? s->num_decay_steps : fmax(1, span - stable);

@@ -128,7 +128,8 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                 correct += s.correct;
             }
         }
-        struct tape *tape = done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
+        struct tape *tape =
+            done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
         if (tape)
             optimizer_leaf_done(t->optimizer, tape, leaf);
         done = done && tape && tape_finish(&tape, err);

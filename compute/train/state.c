@@ -1,8 +1,8 @@
 // Checkpoints: everything a bit-exact resume needs, in a folder that is also a complete model.
 //
 //   step-N/  config.json, tokenizer and other side files, model.safetensors (dtype as the model is stored),
-//            optimizer.safetensors (m.I, v.I and, for bf16 models, master.I of trained weight I), manifest.json whose "state" holds
-//            the counters. Random numbers need no state: they are keyed by seed and step.
+//            optimizer.safetensors (m.I, v.I and, for bf16 models, master.I of trained weight I), manifest.json whose
+//            "state" holds the counters. Random numbers need no state: they are keyed by seed and step.
 #include "compute/train/internal.h"
 
 #include "compute/base/check.h"
@@ -96,10 +96,11 @@ bool state_save(struct trainer *t, char *folder, size_t size, struct vireo_error
     char parent[600];
     checkpoints_folder(t, parent, sizeof parent);
     struct checkpoint_writer *w = NULL;
-    json_t *state = json_pack("{s:i,s:i,s:i,s:i,s:I,s:i,s:i,s:s}", "step", (int)t->step, "total_steps", (int)t->total_steps,
-                              "updates", (int)t->updates, "skipped_in_a_row", (int)t->skipped_in_a_row, "num_tokens",
-                              (json_int_t)t->num_tokens, "micro_batch_size", (int)t->micro_batch, "leaves",
-                              (int)t->spec->leaves, "device", gpu_device_caps(t->dev)->name);
+    json_t *state =
+        json_pack("{s:i,s:i,s:i,s:i,s:I,s:i,s:i,s:s}", "step", (int)t->step, "total_steps", (int)t->total_steps,
+                  "updates", (int)t->updates, "skipped_in_a_row", (int)t->skipped_in_a_row, "num_tokens",
+                  (json_int_t)t->num_tokens, "micro_batch_size", (int)t->micro_batch, "leaves", (int)t->spec->leaves,
+                  "device", gpu_device_caps(t->dev)->name);
     bool done = state ? checkpoint_begin(&w, parent, t->step, err) : vireo_fail_memory(err, 256);
     if (done && !write_all(t, w, err)) {
         checkpoint_abandon(&w);
@@ -154,7 +155,8 @@ bool state_find(struct trainer *t, char *path, size_t size, struct vireo_error *
     const char *device = json_string_value(json_object_get(c.state, "device"));
     if (device && strcmp(device, gpu_device_caps(t->dev)->name) != 0 && t->hooks->event) {
         char text[400];
-        snprintf(text, sizeof text, "Resuming on %.120s; the job ran on %.120s before: the bits may differ from here on.",
+        snprintf(text, sizeof text,
+                 "Resuming on %.120s; the job ran on %.120s before: the bits may differ from here on.",
                  gpu_device_caps(t->dev)->name, device);
         t->hooks->event(t->hooks->context, "warn", text);
     }

@@ -112,7 +112,9 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
     t->activations = gpu_arena_create(
         t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = 64 << 20, .grows = true}, err);
     t->upload = gpu_arena_create(
-        t->dev, &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 16 << 20, .grows = true}, err);
+        t->dev,
+        &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 16 << 20, .grows = true},
+        err);
     if (!t->activations || !t->upload || !model_take_gradients(t->model, s->freeze_vision, err))
         return false;
     t->optimizer = optimizer_create(t->model, s->leaves, err);
@@ -136,12 +138,11 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
     for (size_t i = 0; i < count; i++)
         trained += tensor_count(items[i].weight->value);
     const struct gpu_caps *caps = gpu_device_caps(t->dev);
-    json_t *facts = json_pack("{s:i,s:i,s:i,s:I,s:I,s:i,s:i,s:s,s:s,s:i,s:s}", "total_steps", (int)t->total_steps, "rows",
-                              (int)t->data.count, "resumed_from", (int)t->step, "parameters",
-                              (json_int_t)model_parameters(t->model), "trained_parameters", (json_int_t)trained,
-                              "micro_batch_size", (int)t->micro_batch, "leaves", (int)s->leaves, "device", caps->name, "driver",
-                              caps->driver_info, "subgroup_size", (int)caps->subgroup_size, "dtype",
-                              dtype_name(t->model->dtype));
+    json_t *facts = json_pack(
+        "{s:i,s:i,s:i,s:I,s:I,s:i,s:i,s:s,s:s,s:i,s:s}", "total_steps", (int)t->total_steps, "rows", (int)t->data.count,
+        "resumed_from", (int)t->step, "parameters", (json_int_t)model_parameters(t->model), "trained_parameters",
+        (json_int_t)trained, "micro_batch_size", (int)t->micro_batch, "leaves", (int)s->leaves, "device", caps->name,
+        "driver", caps->driver_info, "subgroup_size", (int)caps->subgroup_size, "dtype", dtype_name(t->model->dtype));
     if (facts && t->hooks->started)
         t->hooks->started(t->hooks->context, facts);
     json_decref(facts);
@@ -189,10 +190,11 @@ static bool update(struct trainer *t, bool trained, json_t *metrics, struct vire
     }
     tell(t, "warn", "Step %u: the gradient is not finite; the step was skipped.", t->step + 1);
     if (++t->skipped_in_a_row >= s->max_skipped_steps)
-        return vireo_fail_kind(err, VIREO_DIVERGED, "diverged", NULL,
-                               "Training diverged: %u steps in a row had gradients that were not finite (last: step %u). The "
-                               "last good checkpoint is kept; lower the learning rate.",
-                               t->skipped_in_a_row, t->step + 1);
+        return vireo_fail_kind(
+            err, VIREO_DIVERGED, "diverged", NULL,
+            "Training diverged: %u steps in a row had gradients that were not finite (last: step %u). The "
+            "last good checkpoint is kept; lower the learning rate.",
+            t->skipped_in_a_row, t->step + 1);
     return true;
 }
 

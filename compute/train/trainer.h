@@ -14,13 +14,13 @@ struct train_hooks {
     void *context;
     // Milestones for the event list. level: "info", "warn", "error".
     void (*event)(void *context, const char *level, const char *message);
-    // Once, before the first step: plan (bytes by purpose), total_steps, steps_per_epoch, trained parameters, micro_batch_size, leaves,
-    // device, kernels, resumed_from (0: fresh). Borrowed.
+    // Once, before the first step: plan (bytes by purpose), total_steps, steps_per_epoch, trained parameters,
+    // micro_batch_size, leaves, device, kernels, resumed_from (0: fresh). Borrowed.
     void (*started)(void *context, const json_t *facts);
     // One a step: TRL's metric names, "step", "total_steps", "step_time", "eta_seconds". Borrowed.
     void (*metrics)(void *context, uint32_t step, const json_t *metrics);
-    // GRPO, one a step when log_completions: the groups with prompt text, image references, item, completions, rewards, reward parts,
-    // reasons, advantages, log-probs, boxes. Borrowed.
+    // GRPO, one a step when log_completions: the groups with prompt text, image references, item, completions, rewards,
+    // reward parts, reasons, advantages, log-probs, boxes. Borrowed.
     void (*groups)(void *context, uint32_t step, const json_t *groups);
     // A checkpoint folder is complete. Borrowed metrics of that step.
     void (*checkpoint)(void *context, uint32_t step, const char *folder, const json_t *metrics);
@@ -37,14 +37,15 @@ enum train_end { TRAIN_DONE, TRAIN_CANCELLED, TRAIN_PAUSED, TRAIN_FAILED };
 enum train_end train_run(const struct job_spec *spec, struct gpu_device *dev, const struct train_hooks *hooks,
                          struct vireo_error *err);
 
-// JOB_EVALUATE: *out = {"n", "mean_reward", "reward_std", "reward_ci95", "rewards": {name: mean}, "completions_mean_length",
-// "rows": [{id, completion(s), rewards, reward, finish_reason, truth, boxes}]}; a new reference.
+// JOB_EVALUATE: *out = {"n", "mean_reward", "reward_std", "reward_ci95", "rewards": {name: mean},
+// "completions_mean_length", "rows": [{id, completion(s), rewards, reward, finish_reason, truth, boxes}]}; a new
+// reference.
 bool evaluate_run(const struct job_spec *spec, struct gpu_device *dev, const struct train_hooks *hooks, json_t **out,
                   struct vireo_error *err);
 
-// What the job will need, in bytes by purpose, before anything is allocated: {"weights", "gradients", "optimizer", "reference",
-// "kv", "activations", "staging", "total", "available"}; reads only the model's config and the data's sizes. Fails with
-// VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
+// What the job will need, in bytes by purpose, before anything is allocated: {"weights", "gradients", "optimizer",
+// "reference", "kv", "activations", "staging", "total", "available"}; reads only the model's config and the data's
+// sizes. Fails with VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
 bool train_plan(const struct job_spec *spec, uint64_t available, json_t **out, struct vireo_error *err);
 
 #endif

@@ -1,5 +1,6 @@
-// Benchmarks behind `vireo bench <name> --json`. Each fills *out with a new JSON object that the caller decrefs; none is
-// part of a result that must repeat. Times are wall and CPU seconds of this process, on a device that nobody else uses.
+// Benchmarks behind `vireo bench <name> --json`. Each fills *out with a new JSON object that the caller decrefs; none
+// is part of a result that must repeat. Times are wall and CPU seconds of this process, on a device that nobody else
+// uses.
 #ifndef VIREO_WORKER_BENCH_H
 #define VIREO_WORKER_BENCH_H
 
@@ -20,26 +21,33 @@ struct gpu_device;
 bool bench_gemm(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
 // Attention through nn_attention, forward and backward.
-//   config: {"shapes": [{"kind": "text"|"window"|"decode", "heads", "kv_heads", "head_dim", "groups", "prompt", "completions",
-//                        "length"}], "seconds": least length of a run, "runs"}; all optional, NULL for the defaults (0.05 s,
+//   config: {"shapes": [{"kind": "text"|"window"|"decode", "heads", "kv_heads", "head_dim", "groups", "prompt",
+//   "completions",
+//                        "length"}], "seconds": least length of a run, "runs"}; all optional, NULL for the defaults
+//                        (0.05 s,
 //            5 runs, and a list of common shapes).
-//            text: `groups` times [prompt, completions x length], packed, each completion attends the prompt and itself;
-//            window: `groups` segments of `length` rows that attend each other; decode: one row a completion, keys in a
-//            pool: the prompt of its group and `length` of its own (no backward pass).
-//   *out:   {"device", "results": [{the shape, "rows", "pairs" of query and key, "runs", "forward", "backward"}]}, where
-//            each pass is {"repeats" a run, "seconds_min", "seconds_median" of one pass, "cpu_seconds_min", "gflops" of the
-//            fastest run, "gflops_median", "gflops_per_cpu_second"}
+//            text: `groups` times [prompt, completions x length], packed, each completion attends the prompt and
+//            itself; window: `groups` segments of `length` rows that attend each other; decode: one row a completion,
+//            keys in a pool: the prompt of its group and `length` of its own (no backward pass).
+//   *out:   {"device", "results": [{the shape, "rows", "pairs" of query and key, "runs", "forward", "backward"}]},
+//   where
+//            each pass is {"repeats" a run, "seconds_min", "seconds_median" of one pass, "cpu_seconds_min", "gflops" of
+//            the fastest run, "gflops_median", "gflops_per_cpu_second"}
 // A forward pass counts 4 x pairs x heads x head_dim operations, a backward pass 2.5 times that: what the mathematics
 // needs, recomputed scores once. Compiling is left out.
 bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
-// Whole training steps (GRPO; SFT on the same rows) through the trainer, from encoded image files and text to updated weights.
-//   config: {"model": config.json, "image": side in pixels, "prompts", "group", "new_tokens", "text_tokens", "beta", "dtype":
-//            "fp32"|"bf16", "runs", "profile": bool}. Every completion has new_tokens tokens. The first step is left out (it compiles).
-//   *out:   {"device", "seconds_min": {"step", "data", "rollout", "reward", "reference", "update", "optimizer"}, "seconds_median",
+// Whole training steps (GRPO; SFT on the same rows) through the trainer, from encoded image files and text to updated
+// weights.
+//   config: {"model": config.json, "image": side in pixels, "prompts", "group", "new_tokens", "text_tokens", "beta",
+//   "dtype":
+//            "fp32"|"bf16", "runs", "profile": bool}. Every completion has new_tokens tokens. The first step is left
+//            out (it compiles).
+//   *out:   {"device", "seconds_min": {"step", "data", "rollout", "reward", "reference", "update", "optimizer"},
+//   "seconds_median",
 //            "cpu_seconds_min", "cpu_seconds_median" (CPU seconds of all threads), "tokens_per_s" (completion tokens),
-//            "peak_bytes": {"device", "rss"}, "runs"}; with profile also "profile": [{"kernel", "count", "seconds", "gflops"}]
-//            (timing each dispatch slows the step down)
+//            "peak_bytes": {"device", "rss"}, "runs"}; with profile also "profile": [{"kernel", "count", "seconds",
+//            "gflops"}] (timing each dispatch slows the step down)
 bool bench_grpo(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 

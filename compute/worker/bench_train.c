@@ -30,16 +30,19 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
 {
     static const char *const types[] = {"fp32", "bf16", NULL};
     int type = 0;
-    *s = (struct setup){.image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
+    *s = (struct setup){
+        .image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
     s->grpo = grpo;
-    if (!json_get_object(config, "", "model", &s->model, err) || !json_get_integer(config, "", "image", 28, 4096, &s->image, err) ||
+    if (!json_get_object(config, "", "model", &s->model, err) ||
+        !json_get_integer(config, "", "image", 28, 4096, &s->image, err) ||
         !json_get_integer(config, "", "prompts", 1, 1024, &s->prompts, err) ||
         !json_get_integer(config, "", "group", 1, 256, &s->group, err) ||
         !json_get_integer(config, "", "new_tokens", 1, 65536, &s->new_tokens, err) ||
         !json_get_integer(config, "", "text_tokens", 1, 65536, &s->text_tokens, err) ||
         !json_get_integer(config, "", "runs", 1, 1000, &s->runs, err) ||
         !json_get_number(config, "", "beta", 0, 100, &s->beta, err) ||
-        !json_get_bool(config, "", "profile", &s->profile, err) || !json_get_choice(config, "", "dtype", types, &type, err))
+        !json_get_bool(config, "", "profile", &s->profile, err) ||
+        !json_get_choice(config, "", "dtype", types, &type, err))
         return false;
     if (!s->model)
         return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "model",
@@ -49,7 +52,8 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
     return mkdtemp(s->folder) != NULL || vireo_fail_errno(err, "cannot make a folder for the benchmark");
 }
 
-static bool write_file(const struct setup *s, const char *name, const void *bytes, size_t count, struct vireo_error *err)
+static bool write_file(const struct setup *s, const char *name, const void *bytes, size_t count,
+                       struct vireo_error *err)
 {
     char path[200];
     snprintf(path, sizeof path, "%s/%s", s->folder, name);
@@ -155,8 +159,11 @@ static bool write_data(const struct setup *s, json_t **images, struct vireo_erro
             question[k] = (char)('a' + philox(3, (uint32_t)i, (uint32_t)k, 0, 0).v[0] % 26);
         question[letters] = 0;
         json_object_set_new(*images, name, json_string(path));
-        fprintf(f, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"%s\"}},"
-                   "{\"type\":\"text\",\"text\":\"%s\"}]}", name, question);
+        fprintf(
+            f,
+            "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"%s\"}},"
+            "{\"type\":\"text\",\"text\":\"%s\"}]}",
+            name, question);
         if (!s->grpo) {
             fputs(",{\"role\":\"assistant\",\"content\":\"", f);
             for (int64_t k = 0; k + 1 < s->new_tokens; k++)
@@ -215,8 +222,8 @@ static bool add_profile(struct gpu_device *dev, json_t *out, struct vireo_error 
         return false;
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(list, json_pack("{s:s,s:I,s:f,s:f}", "kernel", rows[i].label, "count", (json_int_t)rows[i].count,
-                                              "seconds", rows[i].seconds, "gflops",
+        json_array_append_new(list, json_pack("{s:s,s:I,s:f,s:f}", "kernel", rows[i].label, "count",
+                                              (json_int_t)rows[i].count, "seconds", rows[i].seconds, "gflops",
                                               rows[i].seconds > 0 ? rows[i].flops / rows[i].seconds * 1e-9 : 0));
     free(rows);
     return json_object_set_new(out, "profile", list) == 0 || vireo_fail_memory(err, 1 << 12);
@@ -247,16 +254,16 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     spec.ignore_eos = true;
     spec.log_completions = false;
     spec.save_steps = 0;
-    spec.grader = json_pack("{s:s,s:s,s:s,s:s,s:s}", "type", "string_check", "name", "has_e", "input", "{{ sample.output_text }}",
-                            "reference", "e", "operation", "like");
+    spec.grader = json_pack("{s:s,s:s,s:s,s:s,s:s}", "type", "string_check", "name", "has_e", "input",
+                            "{{ sample.output_text }}", "reference", "e", "operation", "like");
     struct heard heard = {json_array()};
     struct train_hooks hooks = {.context = &heard, .metrics = on_metrics};
     gpu_timers_on(dev, s->profile);
     bool done = train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
-        static const char *const phases[][2] = {{"step_time", "step"},    {"data", "data"},           {"sampling", "rollout"},
-                                                {"reward", "reward"},     {"reference", "reference"}, {"training", "update"},
-                                                {"optimizer", "optimizer"}};
+        static const char *const phases[][2] = {
+            {"step_time", "step"},      {"data", "data"},       {"sampling", "rollout"},   {"reward", "reward"},
+            {"reference", "reference"}, {"training", "update"}, {"optimizer", "optimizer"}};
         json_t *least = json_object(), *median = json_object(), *cpu_least = json_object(), *cpu_median = json_object();
         for (size_t i = 0; i < sizeof phases / sizeof phases[0]; i++) {
             add_phase(heard.steps, phases[i][0], phases[i][1], false, least, median);
@@ -264,10 +271,11 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
         }
         double step = json_number_value(json_object_get(least, "step"));
         double tokens = (double)s->prompts * (s->grpo ? s->group : 1) * s->new_tokens;
-        *out = json_pack("{s:s,s:o,s:o,s:o,s:o,s:f,s:{s:I,s:I},s:i}", "device", gpu_device_caps(dev)->name, "seconds_min", least,
-                         "seconds_median", median, "cpu_seconds_min", cpu_least, "cpu_seconds_median", cpu_median,
-                         "tokens_per_s", step > 0 ? tokens / step : 0, "peak_bytes", "device",
-                         (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(), "runs", (int)s->runs);
+        *out = json_pack("{s:s,s:o,s:o,s:o,s:o,s:f,s:{s:I,s:I},s:i}", "device", gpu_device_caps(dev)->name,
+                         "seconds_min", least, "seconds_median", median, "cpu_seconds_min", cpu_least,
+                         "cpu_seconds_median", cpu_median, "tokens_per_s", step > 0 ? tokens / step : 0, "peak_bytes",
+                         "device", (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(),
+                         "runs", (int)s->runs);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
         if (done && s->profile && !add_profile(dev, *out, err)) {
             json_decref(*out);

@@ -1,7 +1,7 @@
-// exact MODEL_DIR [--break]: samples groups through the engine with images and several lengths, then compares every recorded
-// log-prob, bit for bit, with the training forward: all groups packed, each group alone, each sequence alone. Also the engine
-// itself: each prompt generated alone must give the same tokens and log-probs as among the others.
-// Exit 0 only if the largest difference is 0. --break forces a kernel whose sums depend on the batch; then it must fail.
+// exact MODEL_DIR [--break]: samples groups through the engine with images and several lengths, then compares every
+// recorded log-prob, bit for bit, with the training forward: all groups packed, each group alone, each sequence alone.
+// Also the engine itself: each prompt generated alone must give the same tokens and log-probs as among the others. Exit
+// 0 only if the largest difference is 0. --break forces a kernel whose sums depend on the batch; then it must fail.
 #include "compute/base/check.h"
 #include "compute/base/philox.h"
 #include "compute/engine/engine.h"
@@ -107,8 +107,13 @@ static void generate(struct test *x, uint32_t first, uint32_t end, uint32_t sequ
                                .images = k->images,
                                .n = SAMPLES,
                                .first_sample = q * SAMPLES,
-                               .sampling = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .logprob_temperature = 1,
-                                            .seed = 99, .step = 3, .max_tokens = k->max_tokens},
+                               .sampling = {.temperature = 1,
+                                            .top_p = 1,
+                                            .repetition_penalty = 1,
+                                            .logprob_temperature = 1,
+                                            .seed = 99,
+                                            .step = 3,
+                                            .max_tokens = k->max_tokens},
                                .on_token = on_token,
                                .on_end = on_end,
                                .user = out + (q - first) * SAMPLES};
@@ -167,7 +172,8 @@ static void train_forward(struct test *x, const char *how, uint32_t first, uint3
     if (!text_batch_build(x->m, t, &rows, NULL, &batch, &err))
         stop("batch", &err);
     struct tensor h = x->m->family->text(t, x->m, &batch, features);
-    struct nn_logprob lp = nn_logprob(t, nn_gather(t, h, hidden, n), x->m->head, tape_upload(t, DTYPE_U32, n, target), 1);
+    struct nn_logprob lp =
+        nn_logprob(t, nn_gather(t, h, hidden, n), x->m->head, tape_upload(t, DTYPE_U32, n, target), 1);
     float *got = arena_array(&x->host, float, n);
     if (!tape_failed(t) && !gpu_read(x->dev, lp.logprob.span, got, n * 4, &err))
         stop("read", &err);
@@ -198,7 +204,8 @@ int main(int argc, char **argv)
     struct vireo_error err;
     struct test x = {0};
     arena_init(&x.host, 1 << 20);
-    struct gpu_device_params p = {.select = getenv("VIREO_DEVICE"), .cache_folder = getenv("VIREO_CACHE"), .poison = true};
+    struct gpu_device_params p = {
+        .select = getenv("VIREO_DEVICE"), .cache_folder = getenv("VIREO_CACHE"), .poison = true};
     x.dev = gpu_device_create(&p, &err);
     if (!x.dev) {
         printf("no device: %s\n", err.message);
@@ -218,7 +225,8 @@ int main(int argc, char **argv)
     make_question(&x, 0, "Where is the small red circle?", 1, 23);
     make_question(&x, 1, "Compare the two pictures, then answer with one word.", 2, LONGEST);
     make_question(&x, 2, "Say hello.", 0, 5);
-    make_question(&x, 3, "How many things of any kind can be seen in this picture? Think first, then say a number.", 1, 31);
+    make_question(&x, 3, "How many things of any kind can be seen in this picture? Think first, then say a number.", 1,
+                  31);
     make_question(&x, 4, "One.", 1, 1);
 
     static struct answer together[PROMPTS * SAMPLES], alone[SAMPLES];
@@ -249,8 +257,9 @@ int main(int argc, char **argv)
         for (uint32_t s = 0; s < SAMPLES; s++)
             train_forward(&x, "training, one sequence", q, q + 1, s, s + 1);
     }
-    printf("exact: %d sequences, %u distinct lengths, 3 images of 3 sizes, %u log-probs compared, largest difference %g\n",
-           PROMPTS * SAMPLES, distinct, x.compared, x.largest);
+    printf(
+        "exact: %d sequences, %u distinct lengths, 3 images of 3 sizes, %u log-probs compared, largest difference %g\n",
+        PROMPTS * SAMPLES, distinct, x.compared, x.largest);
     for (int i = 0; i < 3; i++)
         patches_finish(&x.patches[i]);
     gpu_arena_destroy(&x.memory);

@@ -97,7 +97,8 @@ const int32_t *golden_integers(struct golden *g, const struct safetensors *f, co
 struct model *golden_model(struct golden *g, const char *folder, enum dtype type)
 {
     struct vireo_error err;
-    struct model *m = model_load(g->dev, golden_path(g, "%s", folder), &(struct model_load_params){.dtype = type, .cast_rope = true}, &err);
+    struct model *m = model_load(g->dev, golden_path(g, "%s", folder),
+                                 &(struct model_load_params){.dtype = type, .cast_rope = true}, &err);
     if (!m)
         golden_fail(g, "model %s: %s", folder, err.message);
     return m;
@@ -114,7 +115,8 @@ struct patches *golden_patches(struct golden *g, const struct safetensors *f, ui
     const struct safetensor *s = safetensors_find(f, "pixel_values");
     struct patches *p = arena_array(&g->host, struct patches, n / 3);
     for (uint32_t i = 0; i < n / 3; i++) {
-        p[i] = (struct patches){.t = (uint32_t)grid[3 * i], .h = (uint32_t)grid[3 * i + 1], .w = (uint32_t)grid[3 * i + 2]};
+        p[i] = (struct patches){
+            .t = (uint32_t)grid[3 * i], .h = (uint32_t)grid[3 * i + 1], .w = (uint32_t)grid[3 * i + 2]};
         p[i].rows = (size_t)p[i].t * p[i].h * p[i].w;
         p[i].columns = (size_t)s->shape[1];
         p[i].values = (float *)pixels; // borrowed: never finished

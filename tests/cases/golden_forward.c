@@ -117,8 +117,11 @@ static void check_greedy(struct golden *g, struct model *m, const struct safeten
                              .prompt = prompt,
                              .images = images,
                              .n = 1,
-                             .sampling = {.top_p = 1, .repetition_penalty = 1, .logprob_temperature = 1,
-                                          .max_tokens = (uint32_t)n, .ignore_eos = true},
+                             .sampling = {.top_p = 1,
+                                          .repetition_penalty = 1,
+                                          .logprob_temperature = 1,
+                                          .max_tokens = (uint32_t)n,
+                                          .ignore_eos = true},
                              .on_token = on_token,
                              .on_end = on_end,
                              .user = &got};
@@ -136,7 +139,8 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
 {
     struct vireo_error err;
     struct safetensors *f = NULL, *in = NULL;
-    const char *inputs = json_string_value(json_object_get(c, "inputs_as")), *folder = json_string_value(json_object_get(c, "model"));
+    const char *inputs = json_string_value(json_object_get(c, "inputs_as")),
+               *folder = json_string_value(json_object_get(c, "model"));
     if (!safetensors_open(golden_path(g, "cases/%s.safetensors", name), &f, &err) ||
         !safetensors_open(golden_path(g, "cases/%s.safetensors", inputs ? inputs : name), &in, &err)) {
         golden_fail(g, "%s", err.message);
@@ -144,7 +148,8 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
         return;
     }
     size_t count, one, n;
-    const int32_t *ids = golden_integers(g, f, "input_ids", &count), *length = golden_integers(g, f, "prompt_length", &one);
+    const int32_t *ids = golden_integers(g, f, "input_ids", &count),
+                  *length = golden_integers(g, f, "prompt_length", &one);
     struct model *m = golden_model(g, folder ? folder : "tiny-qwen2_5_vl", DTYPE_U32);
     uint32_t images = 0, P = length ? (uint32_t)length[0] : 0;
     struct patches *patches = golden_patches(g, in, &images);
@@ -202,8 +207,8 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
         row[i] = P - 1 + i;
     const float temperatures[2] = {1.f, 0.7f};
     for (int k = 0; k < 2; k++) {
-        struct nn_logprob lp = nn_logprob(t, nn_gather(t, hidden, row, C), m->head, tape_upload(t, DTYPE_U32, C, ids + P),
-                                          temperatures[k]);
+        struct nn_logprob lp = nn_logprob(t, nn_gather(t, hidden, row, C), m->head,
+                                          tape_upload(t, DTYPE_U32, C, ids + P), temperatures[k]);
         keep(&tracer, k ? "logprobs_0.7" : "logprobs", -1, lp.logprob);
         keep(&tracer, k ? "entropies_0.7" : "entropies", -1, lp.entropy);
     }
@@ -223,7 +228,8 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
         compare_kept(g, &tracer, f, text, text, 2e-5, 5e-4);
     }
     // Ours is in window order throughout; the fixtures have patch_embed and the output in image order.
-    struct kept *embed = (struct kept *)find(&tracer, "vit.patch_embed"), *out = (struct kept *)find(&tracer, "vit_merged");
+    struct kept *embed = (struct kept *)find(&tracer, "vit.patch_embed"),
+                *out = (struct kept *)find(&tracer, "vit_merged");
     struct kept *moved[2] = {embed, out};
     for (int k = 0; k < 2; k++)
         if (moved[k] && vision.merged) {

@@ -91,8 +91,9 @@ static void rope_table(struct golden *g, const struct model *m)
             bool same = prompt_from_ids(m, list, n, grids, images, &g->host, &p, &err);
             for (uint32_t k = 0; same && k < n; k++)
                 for (int axis = 0; axis < 3; axis++)
-                    same = same && json_integer_value(json_array_get(json_array_get(json_array_get(want, (size_t)axis), b),
-                                                                     place[k])) == p.positions[k][axis];
+                    same =
+                        same && json_integer_value(json_array_get(json_array_get(json_array_get(want, (size_t)axis), b),
+                                                                  place[k])) == p.positions[k][axis];
             same = same && json_integer_value(json_array_get(deltas, b)) == (json_int_t)p.next_position - (json_int_t)n;
             wrong += !same;
             checked++;
@@ -113,13 +114,15 @@ static bool read_messages(const json_t *messages, struct chat *out, uint32_t *im
         const json_t *content = json_object_get(message, "content");
         if (!chat_add_message(out, json_string_value(json_object_get(message, "role")), &err))
             return false;
-        if (json_is_string(content) && !chat_add_text(out, json_string_value(content), json_string_length(content), &err))
+        if (json_is_string(content) &&
+            !chat_add_text(out, json_string_value(content), json_string_length(content), &err))
             return false;
         json_array_foreach(content, k, part)
         {
             const json_t *text = json_object_get(part, "text");
-            if (json_object_get(part, "video") || (json_string_value(json_object_get(part, "type")) &&
-                                                   strcmp(json_string_value(json_object_get(part, "type")), "video") == 0))
+            if (json_object_get(part, "video") ||
+                (json_string_value(json_object_get(part, "type")) &&
+                 strcmp(json_string_value(json_object_get(part, "type")), "video") == 0))
                 return false;
             if (text ? !chat_add_text(out, json_string_value(text), json_string_length(text), &err)
                      : !chat_add_image(out, (*images)++, &err))
@@ -190,9 +193,9 @@ static void sampling_table(struct golden *g)
             for (uint32_t y = 0; y < edit_count && !seen; y++)
                 seen = edits[y].token == (uint32_t)history[x];
             if (!seen)
-                edits[edit_count++] = (struct nn_edit){
-                    .token = (uint32_t)history[x],
-                    .penalty = (float)json_number_value(json_object_get(c, "repetition_penalty"))};
+                edits[edit_count++] =
+                    (struct nn_edit){.token = (uint32_t)history[x],
+                                     .penalty = (float)json_number_value(json_object_get(c, "repetition_penalty"))};
         }
         struct sample_row row = {.temperature = (float)json_number_value(json_object_get(c, "temperature")),
                                  .top_k = (uint32_t)json_integer_value(json_object_get(c, "top_k")),
@@ -231,8 +234,8 @@ static void resize_table(struct golden *g)
             v[k] = json_integer_value(json_array_get(row, k));
         uint32_t h = 0, w = 0;
         struct vireo_error err;
-        bool done = image_smart_resize((uint32_t)v[0], (uint32_t)v[1], (uint32_t)v[2], (uint64_t)v[3], (uint64_t)v[4], &h, &w,
-                                       &err);
+        bool done = image_smart_resize((uint32_t)v[0], (uint32_t)v[1], (uint32_t)v[2], (uint64_t)v[3], (uint64_t)v[4],
+                                       &h, &w, &err);
         wrong += v[5] < 0 ? done : !done || h != v[5] || w != v[6];
     }
     golden_report(g, "rows that differ", json_array_size(rows) ? wrong : 1, 0);

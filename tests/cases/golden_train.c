@@ -42,8 +42,8 @@ static void grids_of(const struct model *m, const struct patches *p, uint32_t n,
         out[i] = (struct image_grid){p[i].t, p[i].h, p[i].w, (uint32_t)(p[i].rows / unit_of(m))};
 }
 
-static struct tensor run_vision(struct golden *g, struct tape *t, const struct model *m, const struct patches *p, uint32_t n,
-                                struct vision_batch *out)
+static struct tensor run_vision(struct golden *g, struct tape *t, const struct model *m, const struct patches *p,
+                                uint32_t n, struct vision_batch *out)
 {
     struct vireo_error err;
     const struct patches **list = (const struct patches **)arena_array(&g->host, struct patches *, n + 1);
@@ -82,7 +82,8 @@ static double sft_pass(struct golden *g, struct model *m, const struct sft *s, b
     struct tensor features = run_vision(g, t, m, s->patches, s->images, &vision);
     struct text_rows rows;
     text_rows_init(&rows, a);
-    uint32_t *hidden = arena_array(a, uint32_t, s->rows * s->length), *target = arena_array(a, uint32_t, s->rows * s->length);
+    uint32_t *hidden = arena_array(a, uint32_t, s->rows * s->length),
+             *target = arena_array(a, uint32_t, s->rows * s->length);
     uint32_t n = 0, image = 0;
     for (uint32_t r = 0; r < s->rows; r++) {
         uint32_t count = 0;
@@ -203,13 +204,17 @@ void golden_adamw(struct golden *g, const char *name, const json_t *c, const jso
     struct vireo_error err;
     struct safetensors *f = NULL, *after = NULL;
     struct sft s;
-    struct model *m = golden_model(g, "tiny-qwen2_5_vl", DTYPE_F32), *before = golden_model(g, "tiny-qwen2_5_vl", DTYPE_F32);
+    struct model *m = golden_model(g, "tiny-qwen2_5_vl", DTYPE_F32),
+                 *before = golden_model(g, "tiny-qwen2_5_vl", DTYPE_F32);
     struct optimizer *o = NULL;
-    const json_t *h = json_object_get(c, "hyperparameters"), *trace = json_object_get(c, "loss_and_unclipped_gradient_norm_before_each_step");
-    bool done = m && before &&
-                safetensors_open(golden_path(g, "cases/%s.safetensors", json_string_value(json_object_get(c, "batch"))), &f, &err) &&
-                safetensors_open(golden_path(g, "cases/%s", json_string_value(json_object_get(c, "weights"))), &after, &err) &&
-                read_sft(g, f, &s) && model_take_gradients(m, false, &err) && (o = optimizer_create(m, 1, &err)) != NULL;
+    const json_t *h = json_object_get(c, "hyperparameters"),
+                 *trace = json_object_get(c, "loss_and_unclipped_gradient_norm_before_each_step");
+    bool done =
+        m && before &&
+        safetensors_open(golden_path(g, "cases/%s.safetensors", json_string_value(json_object_get(c, "batch"))), &f,
+                         &err) &&
+        safetensors_open(golden_path(g, "cases/%s", json_string_value(json_object_get(c, "weights"))), &after, &err) &&
+        read_sft(g, f, &s) && model_take_gradients(m, false, &err) && (o = optimizer_create(m, 1, &err)) != NULL;
     if (!done) {
         golden_fail(g, "%s", err.message);
         goto end;
@@ -234,16 +239,19 @@ void golden_adamw(struct golden *g, const char *name, const json_t *c, const jso
         golden_report(g, "gradient norm (rel)", fabs(norm - wanted) / wanted, 1e-3);
     }
     double last = sft_pass(g, m, &s, false);
-    golden_report(g, "loss after the last step", fabs(last - json_number_value(json_object_get(c, "loss_after_last_step"))), 1e-3);
+    golden_report(g, "loss after the last step",
+                  fabs(last - json_number_value(json_object_get(c, "loss_after_last_step"))), 1e-3);
     double worst = 0;
     for (size_t i = 0; i < m->param_count; i++) {
         const struct model_param *p = &m->params[i];
         struct arena_mark mark = arena_mark(&g->host);
         size_t n;
         const float *want = golden_floats(g, after, p->name, &n);
-        float *x = arena_array(&g->host, float, (size_t)p->rows * p->columns), *x0 = arena_array(&g->host, float, (size_t)p->rows * p->columns);
+        float *x = arena_array(&g->host, float, (size_t)p->rows * p->columns),
+              *x0 = arena_array(&g->host, float, (size_t)p->rows * p->columns);
         double d2 = 0, r2 = 0;
-        if (want && model_read_param(m, p, false, x, &err) && model_read_param(before, model_param_find(before, p->name), false, x0, &err))
+        if (want && model_read_param(m, p, false, x, &err) &&
+            model_read_param(before, model_param_find(before, p->name), false, x0, &err))
             for (size_t k = 0; k < n; k++) {
                 double d = (double)x[k] - want[k], r = (double)want[k] - x0[k];
                 d2 += d * d;
@@ -288,15 +296,18 @@ static bool grpo_pass(struct golden *g, struct model *m, const struct grpo *s, u
     struct tensor features = run_vision(g, t, m, s->patches, s->images, &vision);
     struct text_rows rows;
     text_rows_init(&rows, a);
-    uint32_t *hidden = arena_array(a, uint32_t, most), *target = arena_array(a, uint32_t, most), *place = arena_array(a, uint32_t, most);
-    float *o = arena_array(a, float, most), *ref = arena_array(a, float, most), *adv = arena_array(a, float, most), *w = arena_array(a, float, most);
+    uint32_t *hidden = arena_array(a, uint32_t, most), *target = arena_array(a, uint32_t, most),
+             *place = arena_array(a, uint32_t, most);
+    float *o = arena_array(a, float, most), *ref = arena_array(a, float, most), *adv = arena_array(a, float, most),
+          *w = arena_array(a, float, most);
     struct prompt p = {0};
     for (uint32_t r = 0; r < first; r++)
         image += (uint32_t)s->images_per[r];
     for (uint32_t r = first; r < end; r++) {
         const int32_t *ids = s->prompt_ids + r * s->P, *mask = s->prompt_mask + r * s->P;
         bool same = r > first && memcmp(ids, ids - s->P, s->P * 4) == 0 && s->images_per[r] == s->images_per[r - 1] &&
-                    memcmp(&s->image_of[image], &s->image_of[image - (uint32_t)s->images_per[r - 1]], (size_t)s->images_per[r] * 4) == 0;
+                    memcmp(&s->image_of[image], &s->image_of[image - (uint32_t)s->images_per[r - 1]],
+                           (size_t)s->images_per[r] * 4) == 0;
         if (!same) {
             uint32_t list[4096], count = 0, index[16];
             struct image_grid grids[16];
@@ -333,12 +344,14 @@ static bool grpo_pass(struct golden *g, struct model *m, const struct grpo *s, u
     bool done = text_batch_build(m, t, &rows, NULL, &batch, &err);
     if (done) {
         struct tensor h = m->family->text(t, m, &batch, features);
-        struct nn_logprob lp = nn_logprob(t, nn_gather(t, h, hidden, n), m->head, tape_upload(t, DTYPE_U32, n, target), 1);
+        struct nn_logprob lp =
+            nn_logprob(t, nn_gather(t, h, hidden, n), m->head, tape_upload(t, DTYPE_U32, n, target), 1);
         // "old equals current": the caller passes NULL by a NaN in the first place.
         if (isnan(old[0]) && gpu_read(g->dev, lp.logprob.span, o, n * 4, &err)) {
         }
-        struct nn_policy pl = nn_policy_loss(t, lp.logprob, tape_upload(t, DTYPE_F32, n, o), tape_upload(t, DTYPE_F32, n, ref),
-                                             tape_upload(t, DTYPE_F32, n, adv), tape_upload(t, DTYPE_F32, n, w), params);
+        struct nn_policy pl =
+            nn_policy_loss(t, lp.logprob, tape_upload(t, DTYPE_F32, n, o), tape_upload(t, DTYPE_F32, n, ref),
+                           tape_upload(t, DTYPE_F32, n, adv), tape_upload(t, DTYPE_F32, n, w), params);
         float *x[4];
         for (int k = 0; k < 4; k++)
             x[k] = arena_array(a, float, n);
@@ -358,8 +371,8 @@ static bool grpo_pass(struct golden *g, struct model *m, const struct grpo *s, u
     return golden_tape_end(g, &t) && done;
 }
 
-static void check_tokens(struct golden *g, const struct grpo *s, const struct safetensors *f, const char *name, const float *x,
-                         bool masked, double abs)
+static void check_tokens(struct golden *g, const struct grpo *s, const struct safetensors *f, const char *name,
+                         const float *x, bool masked, double abs)
 {
     size_t n;
     const float *want = golden_floats(g, f, name, &n);
@@ -421,8 +434,8 @@ void golden_grpo(struct golden *g, const char *name, const json_t *c)
     struct grpo_result r = {0};
     float **parts[] = {&r.logprob, &r.kl, &r.ratio, &r.each};
     for (int k = 0; k < 4; k++)
-        *parts[k] = arena_array(&g->host, float, s.rows * s.T);
-    float *same = arena_array(&g->host, float, s.rows * s.T);
+        *parts[k] = arena_array(&g->host, float, s.rows *s.T);
+    float *same = arena_array(&g->host, float, s.rows *s.T);
     for (uint32_t i = 0; i < s.rows * s.T; i++)
         same[i] = NAN;
     if (!model_take_gradients(m, false, &err)) {
@@ -454,23 +467,28 @@ void golden_grpo(struct golden *g, const char *name, const json_t *c)
             arena_rewind(&g->host, mark);
         }
         double wanted = json_number_value(json_object_get(want, "gradient_global_norm"));
-        golden_report(g, arena_format(&g->host, "gradient norm %s (rel)", label), fabs(sqrt(norm2) - wanted) / wanted, 2e-4);
+        golden_report(g, arena_format(&g->host, "gradient norm %s (rel)", label), fabs(sqrt(norm2) - wanted) / wanted,
+                      2e-4);
         if (gradients)
             check_gradients(g, m, gradients, arena_format(&g->host, "gradients %s", label));
         // The same numbers once more under other settings, forward only.
         struct nn_policy_params higher = params;
         higher.epsilon_high = 0.28f;
         double wide = json_number_value(json_object_get(json_object_get(others, "clip_higher_0.28"), label));
-        double on_policy = json_number_value(json_object_get(json_object_get(others, "on_policy_old_equals_current"), label));
-        double twice = json_number_value(json_object_get(json_object_get(others, "two_accumulated_micro_batches"), label));
+        double on_policy =
+            json_number_value(json_object_get(json_object_get(others, "on_policy_old_equals_current"), label));
+        double twice =
+            json_number_value(json_object_get(json_object_get(others, "two_accumulated_micro_batches"), label));
         // These were made with the normaliser of the batch at hand: dapo counts its unmasked tokens.
         weights_of(&s, (enum loss_type)type, 0, s.rows, 1, masked, max_length, weight);
         struct grpo_result x = r;
         x.loss = 0;
-        if (json_object_get(others, "clip_higher_0.28") && grpo_pass(g, m, &s, 0, s.rows, weight, s.old, &higher, false, &x))
+        if (json_object_get(others, "clip_higher_0.28") &&
+            grpo_pass(g, m, &s, 0, s.rows, weight, s.old, &higher, false, &x))
             golden_report(g, arena_format(&g->host, "loss %s, epsilon_high 0.28", label), fabs(x.loss - wide), 1e-5);
         x.loss = 0;
-        if (json_object_get(others, "on_policy_old_equals_current") && grpo_pass(g, m, &s, 0, s.rows, weight, same, &params, false, &x))
+        if (json_object_get(others, "on_policy_old_equals_current") &&
+            grpo_pass(g, m, &s, 0, s.rows, weight, same, &params, false, &x))
             golden_report(g, arena_format(&g->host, "loss %s on policy", label), fabs(x.loss - on_policy), 1e-5);
         x.loss = 0;
         bool both = json_object_get(others, "two_accumulated_micro_batches") != NULL;

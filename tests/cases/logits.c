@@ -1,6 +1,6 @@
-// logits MODEL_DIR CASE.safetensors OUT: the model's logits of a case's input_ids (and pixel_values, image_grid_thw) as raw
-// float32 [tokens, vocab_size], for comparison with transformers (tests/python/load_saved.py).
-// `logits MODEL_DIR --save FOLDER`: loads the model and saves it again.
+// logits MODEL_DIR CASE.safetensors OUT: the model's logits of a case's input_ids (and pixel_values, image_grid_thw) as
+// raw float32 [tokens, vocab_size], for comparison with transformers (tests/python/load_saved.py). `logits MODEL_DIR
+// --save FOLDER`: loads the model and saves it again.
 #include "compute/base/file.h"
 #include "compute/models/batch.h"
 
@@ -28,14 +28,17 @@ static bool forward(struct gpu_device *dev, struct model *m, const char *file, c
     uint32_t n = (uint32_t)ids->count, images = grid ? (uint32_t)grid->count / 3 : 0;
     int32_t *list = arena_array(&a, int32_t, n), *thw = arena_array(&a, int32_t, 3 * images + 1);
     float *values = arena_array(&a, float, pixels ? pixels->count : 1);
-    bool done = safetensors_integers(ids, 0, n, list, &err) && (!grid || safetensors_integers(grid, 0, 3 * images, thw, &err)) &&
+    bool done = safetensors_integers(ids, 0, n, list, &err) &&
+                (!grid || safetensors_integers(grid, 0, 3 * images, thw, &err)) &&
                 (!pixels || safetensors_floats(pixels, 0, pixels->count, values, &err));
     struct patches *p = arena_array(&a, struct patches, images + 1);
     const struct patches **patches = (const struct patches **)arena_array(&a, struct patches *, images + 1);
     struct image_grid *grids = arena_array(&a, struct image_grid, images + 1);
-    uint32_t *index = arena_array(&a, uint32_t, images + 1), unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
+    uint32_t *index = arena_array(&a, uint32_t, images + 1),
+             unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
     for (uint32_t i = 0; i < images; i++) {
-        p[i] = (struct patches){.t = (uint32_t)thw[3 * i], .h = (uint32_t)thw[3 * i + 1], .w = (uint32_t)thw[3 * i + 2]};
+        p[i] =
+            (struct patches){.t = (uint32_t)thw[3 * i], .h = (uint32_t)thw[3 * i + 1], .w = (uint32_t)thw[3 * i + 2]};
         p[i].rows = (size_t)p[i].t * p[i].h * p[i].w;
         p[i].columns = (size_t)pixels->shape[1];
         p[i].values = values;

@@ -75,7 +75,7 @@ def round_of(server, random_, make, longest):
     kind = random_.choice(["worker", "server", "fault", "fault"])
     what = kind
     if kind == "fault":
-        point, passage = random_.choice(POINTS), random_.randint(1, 12)
+        point, passage = random_.choice(POINTS), random_.randint(1, 8)
         what = f"kill:{point}:{passage}"
         server.stop()
         server.start()
@@ -109,7 +109,7 @@ def main():
     parser.add_argument("vireo")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=12)
     o = parser.parse_args()
     random_ = random.Random(o.seed)
     server = Server(o.vireo)

@@ -1,7 +1,7 @@
 // quick_job SPEC.json METRICS: one training job in this process, without a server: what the crash tests kill.
 //
-// METRICS gets one JSON line a step, without "timing" (clock readings are the only values that differ between runs). On a
-// resume the lines beyond the checkpoint are cut, as the server cuts its metric rows. Exit: 0 done, 3 failed.
+// METRICS gets one JSON line a step, without "timing" (clock readings are the only values that differ between runs). On
+// a resume the lines beyond the checkpoint are cut, as the server cuts its metric rows. Exit: 0 done, 3 failed.
 #include "compute/base/arena.h"
 #include "compute/base/file.h"
 #include "compute/base/json.h"
