@@ -32,7 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         json_decref(reason);
     }
     // A full match is also found by searching.
-    struct text t = text_of(text, length), answer;
+    struct text t = parse_text_of(text, length), answer;
     if (think_answer_whole(t))
         FUZZ_REQUIRE(think_answer_head(t, 0) != SIZE_MAX && answer_first(t, &answer));
     free(text);
