@@ -445,8 +445,8 @@ static void forms_take_parts_in_any_order(void **state)
         "--B\r\n\r\nabc\r\n--B--\r\n",
         "--Bx\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nabc\r\n--B--\r\n",
         "--B\r\nContent-Disposition: form-data; name=\"p\"\r\n\r\n\xff\r\n--B--\r\n",
-        "--B\r\nContent-Disposition: form-data; name=\"p\"\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n"
-        "--B--\r\n",
+        ("--B\r\nContent-Disposition: form-data; name=\"p\"\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==\r\n"
+         "--B--\r\n"),
     };
     for (int i = 1; i < 8; i++)
         if (post("/upload", FORM, bad[i]) != 400)
@@ -514,8 +514,8 @@ static void smuggling_is_refused_and_the_connection_ends(void **state)
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST /things/a HTTP/1.1\r\n" H JSON "Transfer-Encoding: gzip\r\n\r\n{}",
         "POST /things/a HTTP/1.1\r\n" H JSON "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-        "POST /things/a HTTP/1.1\r\n" H JSON
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ("POST /things/a HTTP/1.1\r\n" H JSON
+         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: +2\r\n\r\n{}",
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: 2 2\r\n\r\n{}",
         "POST /things/a HTTP/1.1\r\n" H JSON "Content-Length: -2\r\n\r\n{}",
