@@ -16,6 +16,7 @@ struct auth_key {
 };
 
 struct auth;
+// Without keys: only the loopback rule lets anybody in. NULL + err without memory.
 struct auth *auth_create(struct vireo_error *err);
 void auth_destroy(struct auth **a);
 // Replaces the whole set (copied). Sessions of keys that are gone end.

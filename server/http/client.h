@@ -16,6 +16,7 @@ struct http_client_params {
     const char *socket_path; // Unix socket instead of TCP; NULL: none
     long timeout_s;          // whole answer; 0: 600. Streams have no limit of their own
 };
+// Connects with the first call. NULL + err without memory.
 struct http_client *http_client_create(const struct http_client_params *params, struct vireo_error *err);
 void http_client_destroy(struct http_client **c);
 
@@ -32,6 +33,7 @@ struct http_client_part {
     size_t count;
     const char *filename; // name told to the server; NULL: base name of `file`
 };
+// POSTs the parts as multipart/form-data; files are read while they are sent. *out as in http_client_json.
 bool http_client_form(struct http_client *c, const char *path, const struct http_client_part *parts, size_t count,
                       json_t **out, struct vireo_error *err);
 

@@ -12,15 +12,15 @@ struct request;
 struct response;
 
 void *request_app(const struct request *req);                // http_params.app
-struct arena *request_arena(struct request *req);
+struct arena *request_arena(struct request *req);            // dies with the request, after its answer
 const char *request_id(const struct request *req);           // "req_…", also in the x-request-id header
 const char *request_method(const struct request *req);       // "HEAD" is passed on as such
 const char *request_path(const struct request *req);         // raw path without query
-const struct route *request_route(const struct request *req);
+const struct route *request_route(const struct request *req); // the one that matched
 const char *request_address(const struct request *req);      // the peer's numeric address
-bool request_from_loopback(const struct request *req);
+bool request_from_loopback(const struct request *req);       // the peer is on this machine
 double request_started(const struct request *req);           // clock_seconds() when the header was complete
-struct response *request_response(struct request *req);
+struct response *request_response(struct request *req);      // for owners of deferred requests
 
 // Value of {name} in the pattern, decoded; "" where the pattern has no such name (our bug, found by the tests).
 const char *request_path_value(const struct request *req, const char *name);
@@ -68,6 +68,7 @@ struct http_caller {
     char key_id[40]; // "" without key
     unsigned scopes; // enum http_scope, or-ed
 };
+// Lives as long as the request; scopes 0 on public routes.
 const struct http_caller *request_caller(const struct request *req);
 
 // --- answering later -------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ size_t http_server_counts(struct http_server *s, struct http_count *rows, size_t
 struct http_gauges {
     uint64_t connections, streams, in_flight;
 };
+// What is open at this moment.
 void http_server_gauges(struct http_server *s, struct http_gauges *out);
 
 // What a bind needs (design.md 7): non-loopback wants keys, and TLS or insecure_http. VIREO_FORBIDDEN otherwise; the

@@ -41,6 +41,7 @@ void sse_on_gone(struct sse *s, void (*gone)(void *context, uint64_t id), void *
 void sse_poke(struct sse *s);
 void http_poke(struct http_server *server, const char *topic);
 
+// A further reference; each goes back by sse_unref, from any thread.
 struct sse *sse_ref(struct sse *s);
 void sse_unref(struct sse **s); // NULL is fine
 

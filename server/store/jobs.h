@@ -60,6 +60,7 @@ struct store_job_filter {
     const char *metadata_key, *metadata_value; // key NULL: any
     bool metadata_null;                    // only jobs without metadata
 };
+// A page of jobs, newest first by default; filter NULL: all.
 bool store_job_list(struct store *s, const struct store_page *page, const struct store_job_filter *filter,
                     struct arena *a, struct store_job **rows, size_t *count, bool *has_more, struct vireo_error *err);
 // All jobs that are not succeeded, failed or cancelled, oldest first, by priority; for the queue and for recovery.

@@ -28,7 +28,7 @@ struct store *store_open(const char *folder, struct vireo_error *err);
 void store_close(struct store **s); // last commit is on disk; NULL is fine
 
 const char *store_folder(const struct store *s); // absolute
-const char *store_temp_folder(const struct store *s);
+const char *store_temp_folder(const struct store *s); // on the blobs' file system; emptied at start
 bool store_is_read_only(struct store *s, char *reason, size_t size); // reason may be NULL
 // Database answers and the folder can be written; for /readyz.
 bool store_check(struct store *s, struct vireo_error *err);
