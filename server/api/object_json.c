@@ -7,7 +7,8 @@
 json_t *api_parse(const char *text)
 {
     json_error_t where;
-    json_t *value = text ? json_loads(text, JSON_DECODE_ANY, &where) : NULL;
+    // What a model writes may hold U+0000, which Jansson refuses unless asked.
+    json_t *value = text ? json_loads(text, JSON_DECODE_ANY | JSON_ALLOW_NUL, &where) : NULL;
     return value ? value : json_object();
 }
 

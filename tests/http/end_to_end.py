@@ -153,6 +153,12 @@ def chat(s, files, model):
     uri = "data:image/png;base64," + base64.b64encode(open(path, "rb").read()).decode()
     image = s.post("/v1/vireo/images", {"image": uri})["data"][0]["id"]
 
+    small = s.request("GET", f"/v1/vireo/images/{image}/thumbnail?w=42")
+    check(small.status == 200 and small.body[:8] == b"\x89PNG\r\n\x1a\n", small.body[:200])
+    check(int.from_bytes(small.body[16:20], "big") == 42, "the thumbnail is 42 pixels wide")
+    same = s.request("GET", f"/v1/vireo/images/{image}/thumbnail?w=42", headers={"If-None-Match": small.headers["ETag"]})
+    check(same.status == 304 and not same.body, same.status)
+
     def body(url=uri, **more):
         return {"model": model, "messages": [{"role": "user", "content": [
             {"type": "text", "text": "the red circle"}, {"type": "image_url", "image_url": {"url": url}}]}],

@@ -114,8 +114,9 @@ class Server:
         return status
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         self.process = None
 
     def finish(self):
