@@ -32,6 +32,7 @@ struct parser {
 void *parser_fail(struct parser *p, const char *fmt, const char *detail);
 void *parser_no_memory(struct parser *p);
 
+// A space, tab or line break as Jinja trims them.
 bool parser_is_blank(char c);
 // Moves behind the end of a tag (sign: '-', '+' or 0) and the white space it takes along.
 void parser_close_tag(struct parser *p, char sign);

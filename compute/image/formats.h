@@ -40,7 +40,9 @@ uint8_t *image_stb_png(const uint8_t *bytes, size_t count, size_t most, int *wid
 struct image_glyph_part {
     int x0, y0, x1, y1;
 };
+// `parts` belong to the caller.
 int image_stb_glyph(char c, struct image_glyph_part *parts, int most);
+// Width of the character with the gap behind it.
 int image_stb_advance(char c);
 
 #endif

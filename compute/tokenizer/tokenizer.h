@@ -49,6 +49,7 @@ struct token_ids {
     uint32_t *ids;
     size_t count, capacity;
 };
+// Appends one id.
 bool token_ids_add(struct token_ids *ids, uint32_t id, struct vireo_error *err);
 void token_ids_free(struct token_ids *ids); // leaves it empty and usable
 
@@ -57,7 +58,9 @@ struct token_text {
     char *data; // NULL while nothing was added
     size_t length, capacity;
 };
+// Appends bytes; the NUL behind moves along.
 bool token_text_add(struct token_text *text, const void *bytes, size_t count, struct vireo_error *err);
+// Leaves it empty and usable.
 void token_text_free(struct token_text *text);
 
 // Appends the ids of `text` to *out. Bytes that are not UTF-8 are replaced first: U+FFFD for every maximal ill-formed

@@ -72,7 +72,8 @@ def main():
                        stderr=subprocess.DEVNULL)
         trained = json.load(open(f"{folder}/sft.json"))["output_folder"]
         tokenizer = AutoTokenizer.from_pretrained(trained)
-        text = "<|im_start|>user\nthe small red circle<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n<|im_start|>assistant\n"
+        text = ("<|im_start|>user\nthe small red circle<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n"
+                "<|im_start|>assistant\n")
         ids = tokenizer(text)["input_ids"]
         pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         ids = [x for i in ids for x in ([i] * 9 if i == pad else [i])]
