@@ -12,7 +12,8 @@
 static const char usage[] =
     "usage: vireo eval --model M --dataset D --grader G.json [--temperature T] [--n N] [--max-tokens N] [--limit N]\n"
     "                  [--seed N] [--max-pixels N] [--rows FILE] [--json]\n\n"
-    "D is a dataset's id or a file's id. G.json holds a grader (see POST /v1/fine_tuning/alpha/graders/run). Temperature 0 is greedy.\n";
+    "D is a dataset's id or a file's id. G.json holds a grader (see\n"
+    "POST /v1/fine_tuning/alpha/graders/run). Temperature 0 is greedy.\n";
 
 static const char *text_of(const json_t *o, const char *key)
 {
