@@ -16,6 +16,7 @@ static const struct bench {
 } benches[] = {
     {"gemm", "matrix products", bench_gemm},
     {"attention", "attention, forward and backward", bench_attention},
+    {"decode", "tokens a second of the engine: needs --config with a model", bench_decode},
     {"grpo", "whole GRPO steps: needs --config with a model", bench_grpo},
     {"sft", "whole SFT steps: needs --config with a model", bench_sft},
 };

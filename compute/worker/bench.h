@@ -51,4 +51,10 @@ bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out,
 bool bench_grpo(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
+// The engine alone: `prompts` prompts of text_tokens random ids, `group` completions each of new_tokens tokens.
+//   config: {"model", "prompts", "group", "new_tokens", "text_tokens", "dtype", "runs"}, as for grpo; others are ignored.
+//   *out:   {"device", "sequences", "new_tokens", "runs", "seconds_min": {"run", "prefill"}, "seconds_median",
+//            "cpu_seconds_min": {"run", "run_median"}, "tokens_per_s", "tokens_per_cpu_second"}
+bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
+
 #endif
