@@ -38,6 +38,7 @@ enum message_kind {
     MESSAGE_UNKNOWN,
 };
 
+// As on the wire; "unknown" for MESSAGE_UNKNOWN.
 const char *message_name(enum message_kind kind);
 enum message_kind message_kind_of(const json_t *message); // MESSAGE_UNKNOWN for what is none
 // {"kind": name}; NULL without memory.

@@ -60,7 +60,8 @@ int worker_devices_main(int argc, char **argv)
             continue;
         }
         bool help = strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
-        fputs("usage: vireo devices [--json]\n\nLists the Vulkan devices of this machine: name, driver, memory, features, and which one\n"
+        fputs("usage: vireo devices [--json]\n\n"
+              "Lists the Vulkan devices of this machine: name, driver, memory, features, and which one\n"
               "'--device auto' takes. Choose another with --device INDEX, UUID or part of the name.\n",
               help ? stdout : stderr);
         return help ? 0 : 64;

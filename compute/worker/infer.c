@@ -208,8 +208,8 @@ static bool prepare(struct request *r, struct vireo_error *err)
         r->image_tokens += grids[i].tokens;
     }
     struct chat chat;
-    if (!read_chat(r, &chat, err) ||
-        !prompt_build(m, &chat, grids, count, &(struct prompt_options){.add_generation_prompt = true}, &r->arena, &r->prompt, err) ||
+    struct prompt_options options = {.add_generation_prompt = true};
+    if (!read_chat(r, &chat, err) || !prompt_build(m, &chat, grids, count, &options, &r->arena, &r->prompt, err) ||
         !read_sampling(r, err))
         return false;
     r->rules = (struct answer_rules){.logprobs = json_is_true(json_object_get(r->message, "logprobs")),

@@ -256,7 +256,8 @@ static bool read_stop(const json_t *body, json_t *message, struct vireo_error *e
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", "stop",
                                "Invalid type for 'stop': expected a string or an array of strings.");
     bool done = json_array_size(list) <= STOPS ||
-                vireo_fail_param(err, "stop", "Invalid value for 'stop': at most %d strings, got %zu.", STOPS, json_array_size(list));
+                vireo_fail_param(err, "stop", "Invalid value for 'stop': at most %d strings, got %zu.", STOPS,
+                                 json_array_size(list));
     json_array_foreach (list, i, one) {
         if (done && (!json_is_string(one) || json_string_length(one) == 0 || json_string_length(one) > STOP_BYTES))
             done = vireo_fail_param(err, "stop", "Invalid value for 'stop': each must be a string of 1 to %d bytes.", STOP_BYTES);
@@ -275,8 +276,8 @@ static bool read_sampling(const json_t *body, struct chat_request_json *out, jso
     if (!s)
         return vireo_fail_memory(err, 64);
     json_object_set_new(m, "sampling", s);
-    bool both = json_is_integer(json_object_get(body, "max_tokens")) && json_is_integer(json_object_get(body, "max_completion_tokens"));
-    if (both)
+    if (json_is_integer(json_object_get(body, "max_tokens")) &&
+        json_is_integer(json_object_get(body, "max_completion_tokens")))
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_parameter_combination", "max_tokens",
                                "'max_tokens' is the old name of 'max_completion_tokens': give one.");
     if (!copy_number(body, "temperature", 0, 2, s, err) || !copy_number(body, "top_p", 1e-9, 1, s, err) ||

@@ -519,7 +519,8 @@ json_t *job_json_show(const struct store_job *job, int queue_position)
     json_t *files = json_array();
     if (job->result_file)
         json_array_append_new(files, json_string(job->result_file));
-    json_t *estimate = running && job->eta_seconds >= 0 ? json_integer(clock_unix() + (json_int_t)ceil(job->eta_seconds)) : json_null();
+    int64_t finish = clock_unix() + (int64_t)ceil(job->eta_seconds);
+    json_t *estimate = running && job->eta_seconds >= 0 ? json_integer(finish) : json_null();
     json_t *o = json_pack("{s:s,s:s,s:I,s:o,s:o,s:s,s:s?,s:s,s:s,s:s,s:s?,s:o,s:o,s:o,s:o}", "id", job->id, "object",
                           "fine_tuning.job", "created_at", (json_int_t)job->created_at, "finished_at",
                           api_time(job->finished_at), "estimated_finish", estimate, "model", job->model, "fine_tuned_model",

@@ -8,14 +8,14 @@
 
 enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 64, CLI_UNREACHABLE = 69, CLI_CONFIG = 78 };
 
-int cli_serve(int argc, char **argv);
-int cli_models(int argc, char **argv);
-int cli_files(int argc, char **argv);
-int cli_datasets(int argc, char **argv);
-int cli_jobs(int argc, char **argv);
-int cli_chat(int argc, char **argv);
-int cli_eval(int argc, char **argv);
-int cli_keys(int argc, char **argv);
+int cli_serve(int argc, char **argv); // runs the server until a signal
+int cli_models(int argc, char **argv); // makes, imports, lists and deletes models
+int cli_files(int argc, char **argv); // uploads, lists, fetches and deletes files
+int cli_datasets(int argc, char **argv); // generates and uploads datasets
+int cli_jobs(int argc, char **argv); // creates, follows and controls jobs
+int cli_chat(int argc, char **argv); // asks a model once
+int cli_eval(int argc, char **argv); // evaluates a model and prints the score
+int cli_keys(int argc, char **argv); // creates, lists and revokes keys
 
 // ---- arguments
 struct cli_option {
@@ -24,14 +24,15 @@ struct cli_option {
     const char **text; // where the value goes; NULL for a switch
     bool *flag;        // of a switch
 };
-// Reads options in any order; what is no option goes to rest[0..*rest_count). False: *status is the exit status (usage was
-// printed, --help on stdout). options ends with a NULL name. --url and --key are known to every client command when client is
-// not NULL.
 struct cli_client_options {
     const char *url, *key, *data;
 };
+// Reads options in any order; what is no option goes to rest[0..*rest_count). False: *status is the exit status (usage was
+// printed, --help on stdout). options ends with a NULL name. --url and --key are known to every client command when client is
+// not NULL.
 bool cli_parse(int argc, char **argv, const char *usage, const struct cli_option *options, struct cli_client_options *client,
                const char **rest, size_t rest_room, size_t *rest_count, int *status);
+// A whole number within [min, max]; text NULL leaves *out. False: a message was printed.
 bool cli_number(const char *name, const char *text, long long min, long long max, long long *out);
 
 // ---- the server

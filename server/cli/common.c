@@ -58,8 +58,8 @@ bool cli_parse(int argc, char **argv, const char *usage, const struct cli_option
             o = find_option(own, arg, length);
         const char *value = equals ? equals + 1 : o && o->text && i + 1 < argc ? argv[++i] : NULL;
         if (!o || (o->text && !value) || (o->flag && equals)) {
-            fprintf(stderr, "vireo: %s '%.*s'\n\n%s", !o ? "unknown option" : o->text ? "a value is missing behind" : "no value goes with",
-                    (int)length, arg, usage);
+            const char *fault = !o ? "unknown option" : o->text ? "a value is missing behind" : "no value goes with";
+            fprintf(stderr, "vireo: %s '%.*s'\n\n%s", fault, (int)length, arg, usage);
             *status = CLI_USAGE;
             return false;
         }

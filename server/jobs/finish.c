@@ -2,6 +2,7 @@
 #include "server/jobs/internal.h"
 
 #include "compute/base/clock.h"
+#include "compute/base/fault.h"
 #include "compute/base/file.h"
 #include "compute/base/json.h"
 #include "server/store/blob.h"
@@ -192,7 +193,7 @@ static char *metrics_csv(const struct store_metric *rows, size_t count, bool rei
     const struct csv_column *columns = reinforcement ? rft_columns : sft_columns;
     char *text = NULL;
     FILE *out = open_memstream(&text, size);
-    json_t **values = calloc(count + 1, sizeof *values), *all = json_object();
+    json_t **values = vireo_calloc(count + 1, sizeof *values), *all = json_object();
     const char *name;
     json_t *value;
     if (!out || !values || !all) {
@@ -205,7 +206,7 @@ static char *metrics_csv(const struct store_metric *rows, size_t count, bool rei
             if (json_is_number(value) || json_is_null(value))
                 json_object_set_new(all, name, json_null());
     }
-    const char **names = calloc(json_object_size(all) + 1, sizeof *names);
+    const char **names = vireo_calloc(json_object_size(all) + 1, sizeof *names);
     size_t n = 0;
     json_object_foreach (all, name, value)
         if (names && strcmp(name, "step") != 0)

@@ -68,6 +68,7 @@ bool inference_submit(struct jobs *j, uint64_t id, const struct store_model *mod
 // The client is gone: no callback but `failed` (VIREO_CANCELLED) follows. Unknown ids do nothing. Any thread.
 void inference_cancel(void *jobs, uint64_t id);
 
+// True while a worker has it in memory. Any thread.
 bool jobs_model_loaded(struct jobs *j, const char *model);
 // Unloads it; VIREO_CONFLICT while requests run on it.
 bool jobs_model_release(struct jobs *j, const char *model, struct vireo_error *err);

@@ -62,7 +62,8 @@ static bool read_table(struct request *req, struct table *t, struct vireo_error 
                 request_query_integer(req, "to", 0, INT64_MAX, &to, err) &&
                 store_metric_list(app->store, id, from, to, a, &rows, &count, err);
     if (done) {
-        *t = (struct table){.rows = arena_array(a, json_t *, count + 1), .steps = arena_array(a, int64_t, count + 1), .count = count};
+        *t = (struct table){.rows = arena_array(a, json_t *, count + 1), .count = count};
+        t->steps = arena_array(a, int64_t, count + 1);
         done = (t->rows && t->steps && all) || vireo_fail_memory(err, count * 16);
     }
     for (size_t i = 0; done && i < count; i++) {
