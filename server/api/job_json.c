@@ -382,19 +382,18 @@ static bool check_integrations(const json_t *body, struct vireo_error *err)
     return unsupported("integrations[0].type", type ? type : "an integration", "Leave 'integrations' out.", err);
 }
 
-bool job_json_read(json_t *body, struct arena *a, struct job_request *out, struct vireo_error *err)
+static bool read_job(json_t *body, struct arena *a, struct job_request *r, struct vireo_error *err)
 {
-    struct job_request r = {.preset = "trl"};
     json_t *vireo = NULL;
-    if (!json_get_string_required(body, "", "model", &r.model, err) ||
-        !json_get_string_required(body, "", "training_file", &r.training_file, err) ||
-        !json_get_string(body, "", "validation_file", &r.validation_file, err) || !read_suffix(body, &r.suffix, err) ||
-        !read_metadata(body, &r.metadata, err) || !check_integrations(body, err) ||
-        !json_get_object(body, "", "vireo", &vireo, err) || !read_method(body, vireo, a, &r, err) ||
-        !read_seed(body, &r.spec.seed, err) || !read_vireo(vireo, &r.spec, err) ||
-        !json_get_integer(vireo, "vireo", "priority", -100, 100, &r.priority, err))
+    if (!json_get_string_required(body, "", "model", &r->model, err) ||
+        !json_get_string_required(body, "", "training_file", &r->training_file, err) ||
+        !json_get_string(body, "", "validation_file", &r->validation_file, err) || !read_suffix(body, &r->suffix, err) ||
+        !read_metadata(body, &r->metadata, err) || !check_integrations(body, err) ||
+        !json_get_object(body, "", "vireo", &vireo, err) || !read_method(body, vireo, a, r, err) ||
+        !read_seed(body, &r->spec.seed, err) || !read_vireo(vireo, &r->spec, err) ||
+        !json_get_integer(vireo, "vireo", "priority", -100, 100, &r->priority, err))
         return false;
-    struct job_spec *s = &r.spec;
+    struct job_spec *s = &r->spec;
     if (s->num_iterations != 1)
         return unsupported("vireo.num_iterations", "more than one update a batch", "Built: 1.", err);
     if ((s->leaves & (s->leaves - 1)) != 0 || s->batch_size % s->leaves != 0)
@@ -406,9 +405,19 @@ bool job_json_read(json_t *body, struct arena *a, struct job_request *out, struc
     if (s->lr_scheduler_type != LR_WARMUP_STABLE_DECAY && (s->num_stable_steps || s->num_decay_steps))
         return vireo_fail_kind(err, VIREO_INVALID, "invalid_parameter_combination", "vireo.num_stable_steps",
                                "'num_stable_steps' and 'num_decay_steps' belong to lr_scheduler_type 'warmup_stable_decay'.");
-    if (s->eval_interval && !r.validation_file)
+    if (s->eval_interval && !r->validation_file)
         return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "validation_file",
                                "An evaluation interval needs a 'validation_file'.");
+    return true;
+}
+
+bool job_json_read(json_t *body, struct arena *a, struct job_request *out, struct vireo_error *err)
+{
+    struct job_request r = {.preset = "trl"};
+    if (!read_job(body, a, &r, err)) {
+        job_spec_finish(&r.spec);
+        return false;
+    }
     *out = r;
     return true;
 }
@@ -460,7 +469,7 @@ static json_t *resolved_values(const struct job_spec *s, const json_t *facts)
     // What the worker decided replaces "auto".
     json_t *micro = json_object_get(facts, "micro_batch_size"), *dtype = json_object_get(facts, "dtype");
     if (s->micro_batch_size == 0)
-        json_object_set(o, "micro_batch_size", micro ? micro : json_string("auto"));
+        json_object_set_new(o, "micro_batch_size", micro ? json_incref(micro) : json_string("auto"));
     if (dtype)
         json_object_set(o, "dtype_used", dtype);
     return o;
