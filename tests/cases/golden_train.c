@@ -507,7 +507,8 @@ void golden_grpo(struct golden *g, const char *name, const json_t *c)
         }
     }
     if (json_object_get(others, "sequence_level_ratio"))
-        golden_skip(g, "grpo_batch sequence_level_ratio", "GSPO is not built");
+        printf("     grpo_batch sequence_level_ratio: left out, the sequence-level ratio (GSPO) is not a loss type of "
+               "this program\n");
 done:
     safetensors_close(&f);
     model_destroy(&m);
