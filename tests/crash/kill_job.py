@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""kill_job.py BUILD [TRIALS]: a job killed at any point and resumed gives the same bytes as one never interrupted.
+
+Runs the quick SFT and GRPO jobs (tests/crash/make_quick.c) once undisturbed, once more with the same seed, once in each
+debug mode of the GPU recorder (a full barrier after every dispatch; independent dispatches in random order), then TRIALS times (default 20, half each) killed: at named points of writing a checkpoint (write, fsync, rename, commit) and of
+writing files, and by SIGKILL at random moments. Compared byte for byte: the metrics of every step without clock
+readings, and the weights of the finished model. Last line: `N passed, N failed`.
+"""
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoint.commit", "file.write", "file.fsync",
+          "file.rename", "gpu.submit"]
+
+
+def run(build, spec, metrics, fault=None, kill_after=None, debug=None):
+    """One attempt. Returns True when the job finished."""
+    env = dict(os.environ, VIREO_LOG="error")
+    if debug:
+        env["VIREO_GPU_DEBUG"] = debug
+    env.pop("VIREO_FAULT", None)
+    if fault:
+        env["VIREO_FAULT"] = fault
+    child = subprocess.Popen([f"{build}/tests/quick_job", spec, metrics], env=env, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE)
+    try:
+        _, errors = child.communicate(timeout=kill_after or 600)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return False
+    if child.returncode == 0:
+        return True
+    if child.returncode == -9:
+        return False
+    sys.exit(f"quick_job {spec}: exit {child.returncode}: {errors.decode(errors='replace')[-800:]}")
+
+
+def outcome(spec, metrics):
+    """What must be equal: the lines of all steps, and the weights."""
+    with open(metrics, "rb") as f:
+        lines = f.read()
+    with open(os.path.join(json.load(open(spec))["output_folder"], "model.safetensors"), "rb") as f:
+        return lines, hashlib.sha256(f.read()).hexdigest()
+
+
+def fresh(spec, metrics):
+    paths = json.load(open(spec))
+    shutil.rmtree(paths["work_folder"], ignore_errors=True)
+    shutil.rmtree(paths["output_folder"], ignore_errors=True)
+    if os.path.exists(metrics):
+        os.unlink(metrics)
+
+
+def main():
+    build, trials = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20
+    rng = random.Random(int(os.environ.get("VIREO_TEST_SEED", "1")))
+    passed = failed = 0
+    folder = tempfile.mkdtemp(prefix="vireo-kill-")
+
+    def verdict(name, good, detail=""):
+        nonlocal passed, failed
+        passed += good
+        failed += not good
+        print(f"{'ok  ' if good else 'FAIL'} {name}{': ' + detail if detail else ''}", flush=True)
+
+    try:
+        subprocess.run([f"{build}/tests/make_quick", folder, "1"], check=True)
+        for job in ("sft", "grpo"):
+            spec, metrics = f"{folder}/{job}.json", f"{folder}/{job}.metrics"
+            steps = json.load(open(spec))["max_steps"]
+            fresh(spec, metrics)
+            run(build, spec, metrics)  # compiles the kernels
+            fresh(spec, metrics)
+            start = time.monotonic()
+            run(build, spec, metrics)
+            seconds = time.monotonic() - start
+            want = outcome(spec, metrics)
+            rows = [json.loads(line) for line in want[0].splitlines()]
+            verdict(f"{job}: one line a step", [r["step"] for r in rows] == list(range(1, steps + 1)))
+            verdict(f"{job}: every step has a gradient", all(r["grad_norm"] > 0 for r in rows))
+            fresh(spec, metrics)
+            run(build, spec, metrics)
+            verdict(f"{job}: same seed, same bytes", outcome(spec, metrics) == want)
+            for mode in ("barriers", "shuffle=7"):
+                fresh(spec, metrics)
+                run(build, spec, metrics, debug=mode)
+                verdict(f"{job}: recorder's debug mode {mode}, same bytes", outcome(spec, metrics) == want)
+            kills = 0
+            for trial in range(trials // 2):
+                fresh(spec, metrics)
+                attempts = 0
+                if trial < len(POINTS):
+                    # A quick job commits three checkpoints; writes and submits are many.
+                    most = 3 if POINTS[trial] in ("checkpoint.rename", "checkpoint.commit", "file.rename") else 12
+                    fault = f"kill:{POINTS[trial]}:{rng.randint(1, most)}"
+                    how = fault
+                    finished = run(build, spec, metrics, fault=fault)
+                else:
+                    delay = rng.uniform(0.3, 0.95) * seconds
+                    how = f"SIGKILL after {delay:.2f} s"
+                    finished = run(build, spec, metrics, kill_after=delay)
+                kills += not finished
+                while not finished and attempts < 5:
+                    attempts += 1
+                    # A second blow while it recovers, now and then.
+                    again = rng.uniform(0.3, 0.9) * seconds if attempts == 1 and rng.random() < 0.3 else None
+                    finished = run(build, spec, metrics, kill_after=again)
+                same = finished and outcome(spec, metrics) == want
+                left = [x for x in os.listdir(json.load(open(spec))["work_folder"] + "/checkpoints") if x.endswith(".tmp")]
+                verdict(f"{job}: {how}, resumed {attempts} times", same and not left, f"left {left}" if left else "")
+            verdict(f"{job}: at least half of the trials were killed", kills * 2 >= trials // 2, f"{kills} kills")
+        if job == "grpo":
+            rows = [json.loads(line) for line in want[0].splitlines()]
+            verdict("grpo: rollout and training log-probs are equal in every step",
+                    all(r["sampling/sampling_logp_difference/max"] == 0 for r in rows))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
