@@ -2,7 +2,8 @@
 """kill_job.py BUILD [TRIALS]: a job killed at any point and resumed gives the same bytes as one never interrupted.
 
 Runs the quick SFT and GRPO jobs (tests/crash/make_quick.c) once undisturbed, once more with the same seed, once in each
-debug mode of the GPU recorder (a full barrier after every dispatch; independent dispatches in random order), then TRIALS times (default 20, half each) killed: at named points of writing a checkpoint (write, fsync, rename, commit) and of
+debug mode of the GPU recorder (a full barrier after every dispatch; independent dispatches in random order), then TRIALS
+times (default 20, half each) killed: at named points of writing a checkpoint (write, fsync, rename, commit) and of
 writing files, and by SIGKILL at random moments. Compared byte for byte: the metrics of every step without clock
 readings, and the weights of the finished model. Last line: `N passed, N failed`.
 """

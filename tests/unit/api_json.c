@@ -18,7 +18,8 @@ static json_t *parse(const char *text)
 
 #define GRADER "{\"type\":\"rule\",\"name\":\"f\",\"rule\":\"format\"}"
 #define RL(hyper, vireo)                                                                                              \
-    "{\"model\":\"m\",\"training_file\":\"file-1\",\"seed\":3,\"method\":{\"type\":\"reinforcement\",\"reinforcement\":{\"grader\":"    \
+    "{\"model\":\"m\",\"training_file\":\"file-1\",\"seed\":3,\"method\":{\"type\":\"reinforcement\","                           \
+    "\"reinforcement\":{\"grader\":"                                                                                 \
     GRADER ",\"hyperparameters\":{" hyper "}}},\"vireo\":{" vireo "}}"
 
 static void a_job_has_trls_defaults(void **state)
@@ -172,7 +173,8 @@ static void wrong_chats_are_named(void **state)
         {"{\"model\":\"m\",\"messages\":[{\"role\":\"x\",\"content\":\"\"}]}", "messages[0].role"},
         {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\"}]}", "messages[0].content"},
         {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"x\"}]}]}", "messages[0].content[0].type"},
-        {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}",
+        {"{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":["
+         "{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}",
          "messages[0].content[0].image_url.url"},
         {"{\"model\":\"m\",\"messages\":[{\"role\":\"assistant\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":"
          "\"img_1\"}}]}]}", "messages[0].content[0]"},
