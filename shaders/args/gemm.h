@@ -4,6 +4,7 @@
 #define GEMM_BETA 1u          // add to what C holds
 #define GEMM_BIAS_BF16 2u     // the bias is bf16
 #define GEMM_RESIDUAL_BF16 4u // the residual is bf16
+#define GEMM_C_QUADS 8u       // f32 C can be written in aligned quads: start, stride and n (gemm_tile.comp alone reads it)
 
 struct gemm_args {
     ADDRESS a;        // NT, NN: [m, k]; TN: [k, m]

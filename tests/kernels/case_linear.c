@@ -2,6 +2,7 @@
 #include "tests/kernels/kernels.h"
 
 #include "compute/base/half.h"
+#include "compute/nn/gemm_tile.h"
 #include "shaders/args/gemm.h"
 
 static const char *const product_names[] = {"NT", "NN", "TN"};
@@ -239,6 +240,18 @@ static float *product_values(const struct product *p)
     return read_view("bits", &p->c);
 }
 
+// The same with VIREO_GEMM set to `kernels`, which the whole program may be run with.
+static float *product_values_by(const struct product *p, const char *kernels)
+{
+    const char *now = getenv("VIREO_GEMM");
+    char before[32] = "";
+    snprintf(before, sizeof before, "%s", now ? now : "");
+    setenv("VIREO_GEMM", kernels, 1);
+    float *out = product_values(p);
+    setenv("VIREO_GEMM", before, 1);
+    return out;
+}
+
 // Row i of op(A) as an operand of its own.
 static struct tensor row_of(const struct product *p, uint32_t i)
 {
@@ -259,9 +272,7 @@ static void rows_have_the_same_bits_in_every_batch(void **state)
             float *all = product_values(&p), *again = product_values(&p);
             test_same_bits("twice", again, all, (size_t)m * n);
             free(again);
-            setenv("VIREO_GEMM", "any", 1);
-            again = product_values(&p);
-            unsetenv("VIREO_GEMM");
+            again = product_values_by(&p, "any");
             test_same_bits("any layout", again, all, (size_t)m * n);
             free(again);
             for (size_t h = 0; h < sizeof heights / sizeof heights[0]; h++) {
@@ -286,6 +297,25 @@ static void rows_have_the_same_bits_in_every_batch(void **state)
             free(again);
             matrix_free(&one.c);
             free(all);
+            product_free(&p);
+        }
+}
+
+// The GPUs' kernel, on any device: past one tile in both directions, aligned or not, with a rest of k or a whole number of
+// steps, each tile gives the bits of the CPU's kernel. (A CPU driver takes seconds to compile one: two of each.)
+static void tiles_have_the_bits_of_the_simd_family(void **state)
+{
+    (void)state;
+    for (int kind = NN_NT; kind <= NN_TN; kind++)
+        for (int i = 0; i < 2; i++) {
+            char tile[16];
+            snprintf(tile, sizeof tile, "tile-%d", (2 * kind + i) % GEMM_TILES);
+            struct product p = product_new(kind, DTYPE_F32, types[kind == NN_NT && i], 140, i ? 133 : 136, i ? 32 : 52);
+            p.bias = matrix_new(DTYPE_F32, 1, p.c.columns, 53);
+            float *wanted = product_values_by(&p, "simd"), *got = product_values_by(&p, tile);
+            test_same_bits(tile, got, wanted, (size_t)140 * p.c.columns);
+            free(got);
+            free(wanted);
             product_free(&p);
         }
 }
@@ -328,6 +358,14 @@ static void zero_arguments_touch_nothing(void **state)
     for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
         gpu_dispatch(test_device, kernels[i],
                      &(struct gpu_dispatch){.args = &zeros, .args_bytes = sizeof zeros, .groups = 2});
+    uint32_t constants[GEMM_TILE_CONSTANTS];
+    gemm_tile_constants(&gemm_tiles[GEMM_TILES - 1], false, false, constants);
+    gpu_dispatch(test_device, KERNEL_GEMM_TILE_NT_F32_F32,
+                 &(struct gpu_dispatch){.args = &zeros,
+                                        .args_bytes = sizeof zeros,
+                                        .constants = constants,
+                                        .constant_count = GEMM_TILE_CONSTANTS,
+                                        .groups = 2});
     REQUIRE_OK(gpu_finish(test_device, &err));
 }
 
@@ -519,6 +557,7 @@ const struct CMUnitTest cases_linear[] = {
     cmocka_unit_test(strided_views),
     cmocka_unit_test(bf16_result_of_odd_width),
     cmocka_unit_test(rows_have_the_same_bits_in_every_batch),
+    cmocka_unit_test(tiles_have_the_bits_of_the_simd_family),
     cmocka_unit_test(column_sums),
     cmocka_unit_test(zero_arguments_touch_nothing),
     cmocka_unit_test(linear_forward_and_gradients),

@@ -1,0 +1,283 @@
+// C = beta C + op(A) op(B) + bias + residual: the "tile" family, made for GPUs, right on any device.
+//   NT: A [M, K], B [N, K].   NN: A [M, K], B [K, N].   TN: A [K, M], B [K, N].   C [M, N], bias [N], residual [M, N].
+// Args: gemm_args (args/gemm.h). Dispatch: ceil(M / ROWS) * ceil(N / COLUMNS) groups of INVOCATIONS.
+//
+// Sum: as in gemm.comp: one f32 accumulator an element, k strictly ascending from 0, fma; then + bias, + residual,
+// + old C, in this order. Neither M, N, the tile nor the layout enters: every tile gives the same bits.
+//
+// One workgroup computes ROWS x COLUMNS; a lane TM x TN of them, in blocks of 4 x 4 that lie ROWS/TM (COLUMNS/TN) blocks
+// apart, so that neighbours read neighbouring words of the shared tiles. These hold f32, k outermost: 16 bytes a read.
+// While a tile is multiplied, the next one's words travel into registers as they are in memory: a conversion there would
+// wait for them.
+// Defines: KIND 0 NT, 1 NN, 2 TN; A_BF16, B_BF16 0|1. Constants: the tile (compute/nn/gemm_tile.h); ALIGNED: quads of
+// both operands along the contiguous axis are aligned and whole.
+// All lanes of a group reach every barrier: what ends early depends on the group alone. All-zero args: m is 0, nothing
+// is touched.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "shaders/lib/types.glsl"
+#include "shaders/args/gemm.h"
+
+layout(local_size_x_id = 2) in;
+layout(constant_id = 1) const bool C_BF16 = false; // C in bf16: even stride, rows at whole words
+layout(constant_id = 2) const uint INVOCATIONS = 128;
+layout(constant_id = 3) const uint ROWS = 64;
+layout(constant_id = 4) const uint COLUMNS = 64;
+layout(constant_id = 5) const uint TM = 8;
+layout(constant_id = 6) const uint TN = 4;
+layout(constant_id = 7) const bool ALIGNED = false;
+layout(push_constant, scalar) uniform Args { gemm_args p; };
+
+#define PRODUCT_NT 0
+#define PRODUCT_NN 1
+#define PRODUCT_TN 2
+const uint STEP = 16;     // k per tile
+const uint STRIPE = 8;    // tiles above each other that run before the next column: they share B in the L2 cache
+const uint A_STRIDE = ROWS / 4 + 1; // vec4 from k to k + 1; the spare one spreads the banks
+const uint B_STRIDE = COLUMNS / 4 + 1;
+const uint A_QUADS = ROWS * STEP / 4 / INVOCATIONS; // loads of a lane
+const uint B_QUADS = COLUMNS * STEP / 4 / INVOCATIONS;
+const uint ROW_BLOCKS = ROWS / TM;
+const uint COLUMN_BLOCKS = COLUMNS / TN;
+
+shared vec4 a_tile[STEP * A_STRIDE];
+shared vec4 b_tile[STEP * B_STRIDE];
+
+// Four values as memory has them.
+#if A_BF16
+#define A_RAW uvec2
+#else
+#define A_RAW uvec4
+#endif
+#if B_BF16
+#define B_RAW uvec2
+#else
+#define B_RAW uvec4
+#endif
+
+uint lane, m0, n0;
+vec4 acc[TM * (TN / 4)];
+A_RAW a_next[A_QUADS];
+B_RAW b_next[B_QUADS];
+
+void load(uvec2 base, uint i, out uvec4 raw)
+{
+    raw = U32x4(base).v[i >> 2];
+}
+void load(uvec2 base, uint i, out uvec2 raw)
+{
+    raw = U32x2(base).v[i >> 2];
+}
+void gather(uvec2 base, uvec4 i, out uvec4 raw)
+{
+    raw = uvec4(U32(base).v[i.x], U32(base).v[i.y], U32(base).v[i.z], U32(base).v[i.w]);
+}
+uint half_word(uvec2 base, uint i)
+{
+    return (U32(base).v[i >> 1] >> (16u * (i & 1u))) & 0xffffu;
+}
+void gather(uvec2 base, uvec4 i, out uvec2 raw)
+{
+    raw = uvec2(half_word(base, i.x) | (half_word(base, i.y) << 16), half_word(base, i.z) | (half_word(base, i.w) << 16));
+}
+vec4 values(uvec4 raw)
+{
+    return uintBitsToFloat(raw);
+}
+vec4 values(uvec2 raw)
+{
+    return vec4(bf16_low(raw.x), bf16_high(raw.x), bf16_low(raw.y), bf16_high(raw.y));
+}
+
+// The quads of a lane are INVOCATIONS apart in a tile. Where k is the contiguous axis of memory ("inside"), STEP / 4 quads
+// make a row of the tile; else the quads of `extent` rows (columns) make one k.
+#define INSIDE_K (lane % (STEP / 4) * 4)
+#define INSIDE_ROW(i) (lane / (STEP / 4) + (i) * (INVOCATIONS / (STEP / 4)))
+#define OUTSIDE_K(i, extent) (lane / (extent / 4) + (i) * (INVOCATIONS / (extent / 4)))
+#define OUTSIDE_ROW(extent) (lane % (extent / 4) * 4)
+// Element where quad i begins when the tile begins at k. Rows and columns beyond the edge are the last one again; so is k,
+// which only the rest of a sum reaches, where nothing reads it.
+#if KIND == PRODUCT_TN
+#define A_AT(i, k0) (p.a_first + min(k0 + OUTSIDE_K(i, ROWS), p.k - 1) * p.a_stride)
+#define A_INNER(k0) (m0 + OUTSIDE_ROW(ROWS))
+#define A_END p.m
+#else
+#define A_AT(i, k0) (p.a_first + min(m0 + INSIDE_ROW(i), p.m - 1) * p.a_stride)
+#define A_INNER(k0) (k0 + INSIDE_K)
+#define A_END p.k
+#endif
+#if KIND == PRODUCT_NT
+#define B_AT(i, k0) (p.b_first + min(n0 + INSIDE_ROW(i), p.n - 1) * p.b_stride)
+#define B_INNER(k0) (k0 + INSIDE_K)
+#define B_END p.k
+#else
+#define B_AT(i, k0) (p.b_first + min(k0 + OUTSIDE_K(i, COLUMNS), p.k - 1) * p.b_stride)
+#define B_INNER(k0) (n0 + OUTSIDE_ROW(COLUMNS))
+#define B_END p.n
+#endif
+
+uvec4 each(uint at, uint inner, uint end)
+{
+    return at + min(uvec4(inner, inner + 1, inner + 2, inner + 3), uvec4(end - 1));
+}
+
+// The tile at k, element by element.
+void gather_tiles(uint k)
+{
+    [[unroll]] for (uint i = 0; i < A_QUADS; i++)
+        gather(p.a, each(A_AT(i, k), A_INNER(k), A_END), a_next[i]);
+    [[unroll]] for (uint i = 0; i < B_QUADS; i++)
+        gather(p.b, each(B_AT(i, k), B_INNER(k), B_END), b_next[i]);
+}
+
+// The whole tile at k, the next of those that `a_at` and `b_at` point to; `forward` false: the same again.
+uint a_at[A_QUADS], b_at[B_QUADS];
+void load_tiles(uint k, bool forward)
+{
+    if (!ALIGNED) {
+        gather_tiles(k);
+        return;
+    }
+    [[unroll]] for (uint i = 0; i < A_QUADS; i++) {
+        load(p.a, a_at[i], a_next[i]);
+        a_at[i] += forward ? STEP * (KIND == PRODUCT_TN ? p.a_stride : 1) : 0;
+    }
+    [[unroll]] for (uint i = 0; i < B_QUADS; i++) {
+        load(p.b, b_at[i], b_next[i]);
+        b_at[i] += forward ? STEP * (KIND == PRODUCT_NT ? 1 : p.b_stride) : 0;
+    }
+}
+void point_to_tiles()
+{
+    [[unroll]] for (uint i = 0; i < A_QUADS; i++)
+        a_at[i] = A_AT(i, 0) + (KIND == PRODUCT_TN ? min(A_INNER(0), p.m - 4) : A_INNER(0));
+    [[unroll]] for (uint i = 0; i < B_QUADS; i++)
+        b_at[i] = B_AT(i, 0) + (KIND == PRODUCT_NT ? B_INNER(0) : min(B_INNER(0), p.n - 4));
+}
+
+// From the registers into the shared tiles, turned where k is inside.
+void store_tiles()
+{
+    [[unroll]] for (uint i = 0; i < A_QUADS; i++) {
+        const vec4 x = values(a_next[i]);
+#if KIND == PRODUCT_TN
+        a_tile[lane / (ROWS / 4) * A_STRIDE + lane % (ROWS / 4) + i * (INVOCATIONS / (ROWS / 4) * A_STRIDE)] = x;
+#else
+        const uint at = INSIDE_K * A_STRIDE + INSIDE_ROW(0) / 4 + i * (INVOCATIONS / STEP);
+        [[unroll]] for (uint j = 0; j < 4; j++)
+            a_tile[at + j * A_STRIDE][INSIDE_ROW(0) % 4] = x[j];
+#endif
+    }
+    [[unroll]] for (uint i = 0; i < B_QUADS; i++) {
+        const vec4 x = values(b_next[i]);
+#if KIND == PRODUCT_NT
+        const uint at = INSIDE_K * B_STRIDE + INSIDE_ROW(0) / 4 + i * (INVOCATIONS / STEP);
+        [[unroll]] for (uint j = 0; j < 4; j++)
+            b_tile[at + j * B_STRIDE][INSIDE_ROW(0) % 4] = x[j];
+#else
+        b_tile[lane / (COLUMNS / 4) * B_STRIDE + lane % (COLUMNS / 4) + i * (INVOCATIONS / (COLUMNS / 4) * B_STRIDE)] = x;
+#endif
+    }
+}
+
+void multiply(uint k)
+{
+    vec4 x[TM / 4], y[TN / 4];
+    [[unroll]] for (uint g = 0; g < TM / 4; g++)
+        x[g] = a_tile[k * A_STRIDE + lane / COLUMN_BLOCKS + g * ROW_BLOCKS];
+    [[unroll]] for (uint g = 0; g < TN / 4; g++)
+        y[g] = b_tile[k * B_STRIDE + lane % COLUMN_BLOCKS + g * COLUMN_BLOCKS];
+    [[unroll]] for (uint i = 0; i < TM; i++)
+        [[unroll]] for (uint g = 0; g < TN / 4; g++)
+            acc[i * (TN / 4) + g] = fma(vec4(x[i / 4][i % 4]), y[g], acc[i * (TN / 4) + g]);
+}
+
+vec4 four_floats(uvec2 base, uvec4 i, bool bf16)
+{
+    const uint type = bf16 ? 1 : 0;
+    return vec4(load_float(base, i.x, type), load_float(base, i.y, type), load_float(base, i.z, type),
+                load_float(base, i.w, type));
+}
+
+void write(vec4 x, uint row, uint column)
+{
+    if (row >= p.m || column >= p.n)
+        return;
+    const uint i = row * p.c_stride + column;
+    if (C_BF16) {
+        // Two neighbours of a row make a word. A last odd column keeps what lies behind it.
+        U32 c = U32(p.c);
+        c.v[i >> 1] = to_bf16(x.x) | (column + 1 < p.n ? to_bf16(x.y) << 16 : c.v[i >> 1] & 0xffff0000u);
+        if (column + 2 < p.n)
+            c.v[(i >> 1) + 1] = to_bf16(x.z) | (column + 3 < p.n ? to_bf16(x.w) << 16 : c.v[(i >> 1) + 1] & 0xffff0000u);
+    } else if ((p.flags & GEMM_C_QUADS) != 0) {
+        F32x4(p.c).v[i >> 2] = x;
+    } else {
+        F32 c = F32(p.c);
+        [[unroll]] for (uint j = 0; j < 4; j++)
+            if (column + j < p.n)
+                c.v[i + j] = x[j];
+    }
+}
+
+void finish()
+{
+    [[unroll]] for (uint g = 0; g < TN / 4; g++) {
+        const uint column = n0 + 4 * (lane % COLUMN_BLOCKS + g * COLUMN_BLOCKS);
+        const uvec4 inside = min(uvec4(column, column + 1, column + 2, column + 3), uvec4(p.n - 1));
+        vec4 bias = vec4(0);
+        if (has_address(p.bias))
+            bias = four_floats(p.bias, p.bias_first + inside, (p.flags & GEMM_BIAS_BF16) != 0);
+        [[unroll]] for (uint i = 0; i < TM; i++) {
+            const uint row = m0 + 4 * (lane / COLUMN_BLOCKS + i / 4 * ROW_BLOCKS) + i % 4, within = min(row, p.m - 1);
+            vec4 x = acc[i * (TN / 4) + g];
+            if (has_address(p.bias))
+                x += bias;
+            if (has_address(p.residual))
+                x += four_floats(p.residual, p.residual_first + within * p.residual_stride + inside,
+                                 (p.flags & GEMM_RESIDUAL_BF16) != 0);
+            if ((p.flags & GEMM_BETA) != 0)
+                x += four_floats(p.c, within * p.c_stride + inside, C_BF16);
+            write(x, row, column);
+        }
+    }
+}
+
+void main()
+{
+    const uint down = (p.m + ROWS - 1) / ROWS, across = (p.n + COLUMNS - 1) / COLUMNS;
+    const uint group = group_index();
+    if (group >= down * across)
+        return;
+    const uint stripe = group / (STRIPE * across), within = group % (STRIPE * across);
+    const uint height = min(STRIPE, down - stripe * STRIPE);
+    m0 = (stripe * STRIPE + within % height) * ROWS;
+    n0 = within / height * COLUMNS;
+    lane = gl_LocalInvocationIndex;
+
+    [[unroll]] for (uint i = 0; i < TM * (TN / 4); i++)
+        acc[i] = vec4(0);
+
+    const uint whole = p.k & ~(STEP - 1u);
+    if (whole != 0) {
+        point_to_tiles();
+        load_tiles(0, whole > STEP);
+    }
+    for (uint k = STEP; k <= whole; k += STEP) {
+        store_tiles();
+        barrier();
+        // The last turn reads its tile again and drops it: cheaper than a branch.
+        load_tiles(min(k, whole - STEP), k + STEP < whole);
+        [[unroll]] for (uint u = 0; u < STEP; u++)
+            multiply(u);
+        barrier();
+    }
+    if (whole < p.k) {
+        gather_tiles(whole);
+        store_tiles();
+        barrier();
+        for (uint u = 0; u < p.k - whole; u++)
+            multiply(u);
+    }
+    finish();
+}
