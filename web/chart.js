@@ -67,7 +67,7 @@ export class Chart {
       cursor: {sync: {key: SYNC, setSeries: false}, y: false, drag: {x: true, y: false}, points: {size: 6}},
       scales: {x: {time: false}, y: {range: (u, min, max) => spread(min, max)}},
       axes: [{...axis, size: 26, space: 60, values: (u, ticks) => ticks.map((t) => (Number.isInteger(t) ? String(t) : ''))},
-        {...axis, size: 52, space: 34, values: (u, ticks) => ticks.map((t) => number(t, 3))}],
+        {...axis, size: 52, space: 34, values: tickLabels}],
       series: [{}, ...this.series.map((s, i) => ({
         label: s.label, stroke: colour(`--series-${i % 6}`), width: 1.75, dash: dashes[i % dashes.length], spanGaps: true,
         points: {show: s.points || ((u) => u.data[0].length === 1), size: 5, fill: colour(`--series-${i % 6}`)}}))],
@@ -107,6 +107,13 @@ export class Chart {
     this.table.replaceChildren(h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'step'),
       this.series.map((s) => h('th', {scope: 'col'}, s.label)))), h('tbody', null, rows)));
   }
+}
+
+// As many digits as tell neighbours apart.
+function tickLabels(u, ticks, axis, space, step) {
+  const digits = Math.max(0, Math.ceil(-Math.log10(step)));
+  return ticks.map((t) => (step < 1e-4 && Math.abs(t) < 1e-2 || Math.abs(t) >= 1e6 ? number(t, 3) :
+    String(Number(t.toFixed(Math.min(digits + 1, 8))))));
 }
 
 // The range of the vertical axis: room round the values; a flat line lies in the middle, or on the floor if it is 0.

@@ -133,7 +133,8 @@ class Mock:
             own = {"step": step, "total_steps": total, "epoch": step / 100, "queue_position": None,
                    "device": "llvmpipe (LLVM 19)",
                    "eta_s": (total - step) * 0.8 if status == "running" else None, "started_at": BEGAN, "pausing": False,
-                   "alerts": [], "group_size": 8, "learning_rate": 3e-4, "loss_type": "dapo", "beta": 0.0, "epsilon": 0.2,
+                   "alerts": [], "group_size": 8, "plan": {"weights": 1337920, "total": 373387520},
+                   "learning_rate": 3e-4, "loss_type": "dapo", "beta": 0.0, "epsilon": 0.2,
                    "max_completion_length": 30, "facts": {"rows": 6000, "parameters": 330000}, **more.pop("own", {})}
             hyper = {"n_epochs": 1, "batch_size": 16, "learning_rate_multiplier": 300.0}
             grader = {"type": "multi", "graders": {
@@ -169,6 +170,8 @@ class Mock:
         add("message", "Fine-tuning job started: 240 steps on llvmpipe.")
         for i in range(1, step + 1):
             add("metrics", f"Step {i}/240", {"step": i, "total_steps": 240, "vireo": metrics(i)})
+            if i == 65:  # as after a resume
+                add("metrics", f"Step {i}/240", {"step": i, "total_steps": 240, "vireo": metrics(i)})
             if i % 50 == 0:
                 add("message", f"Checkpoint created at step {i}.")
         if ident == "ftjob-bad":

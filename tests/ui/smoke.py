@@ -4,13 +4,13 @@
 First against tests/ui/mock.py, whose jobs are known to the last number; then, where VIREO names the binary, against the
 real server. Screenshots go to SCRATCH (or a new folder, named at the end). The last line is "N passed, N failed".
 """
+import json
 import os
 import re
-import socket
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -186,29 +186,60 @@ def test_key(browser):
     server.close()
 
 
+def start(binary, data):
+    """The server on a free port, and its address (None: it did not start)."""
+    log = open(os.path.join(OUT, "server.log"), "wb")
+    server = subprocess.Popen([binary, "serve", "--data", data, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=log)
+    log.close()
+    line = server.stdout.readline().decode()  # "listening on http://127.0.0.1:8000"; ends when the server does
+    m = re.search(r"http://\S+", line)
+    return server, m and m[0]
+
+
+def train(binary, url, data):
+    """A job of three steps on generated scenes; its id."""
+    scenes, env = os.path.join(data, "scenes"), {**os.environ, "VIREO_URL": url}
+    tell = {"capture_output": True, "text": True, "check": True, "timeout": 120}
+    subprocess.run([binary, "datasets", "generate", "shapes", "--out", scenes, "--kind", "rft", "--count", "16"], **tell)
+    said = subprocess.run([binary, "datasets", "upload", scenes, "--name", "scenes"], env=env, **tell).stdout
+    iou = {"type": "rule", "name": "iou", "rule": "iou", "params": {"coords": "absolute"}}
+    body = {"model": "tiny", "training_file": re.search(r"file-\w+", said)[0], "seed": 1, "metadata": {"name": "three steps"},
+            "method": {"type": "reinforcement", "reinforcement": {"grader": iou, "hyperparameters": {"batch_size": 2}}},
+            "vireo": {"group_size": 4, "max_steps": 3, "max_completion_length": 8, "learning_rate": 1e-4}}
+    request = urllib.request.Request(url + "/v1/fine_tuning/jobs", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["id"]
+
+
 def test_real(browser, binary):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    data, url = tempfile.mkdtemp(prefix="vireo-ui-data-"), f"http://127.0.0.1:{port}"
-    with open(os.path.join(OUT, "server.log"), "wb") as log:
-        server = subprocess.Popen([binary, "serve", "--data", data, "--port", str(port)], stdout=log, stderr=log)
+    data = tempfile.mkdtemp(prefix="vireo-ui-data-")
+    subprocess.run([binary, "models", "init", "--preset", "tiny", "--name", "tiny", "--data", data], check=True, timeout=120,
+                   stdout=subprocess.DEVNULL)
+    server, url = start(binary, data)
     try:
-        page = None
-        for _ in range(150):
-            try:
-                page = urllib.request.urlopen(url + "/", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.2)
-        check("vireo serves the page", page is not None and b"/app.js" in page.read())
-        if not page:
+        check("vireo serves", url is not None)
+        if not url:
             return
-        check("with the content policy", "script-src 'self'" in page.headers.get("Content-Security-Policy", ""))
-        browser.view(1280, 800)
+        with urllib.request.urlopen(url + "/", timeout=10) as page:
+            check("the page is in the binary", b"/app.js" in page.read())
+            check("with the content policy", "script-src 'self'" in page.headers.get("Content-Security-Policy", ""))
+        browser.view(1280, 900)
         browser.open(url + "/")
         check("the real server's page shows that there are no jobs", browser.wait("document.querySelector('.empty') !== null"))
-        shot(browser, "real", 1280, 800, False)
+        job = train(binary, url, data)
+        check("a job appears by itself", browser.wait(f"document.querySelector('tr[data-job={job}]') !== null", 30))
+        browser.evaluate(f"location.hash = '#/jobs/{job}'")
+        check("its reward is drawn to the last step", browser.wait(
+            "[...document.querySelectorAll('.plot')].some((p) => /^Reward, steps 1 to 3:/.test(p.ariaLabel))", 120))
+        check("its completions are shown", browser.wait("document.querySelectorAll('.completion').length === 4", 10))
+        check("the image of the row is shown", browser.wait("document.querySelector('.frame img').naturalWidth === 84", 10))
+        check("with its true box", browser.wait("document.querySelector('.frame img').alt.includes('1 true')", 5),
+              browser.evaluate("document.querySelector('.frame img').alt"))
+        check("the newest step's", browser.wait("document.querySelector('.controls output').textContent === '3 of 3'", 10))
+        check("it ends well", browser.wait("document.querySelector('.job-head .status').textContent === 'succeeded'", 60),
+              browser.evaluate("document.querySelector('.job-head').innerText"))
+        shot(browser, "real", 1280, 900, False)
         quiet(browser, url, "real server")
     finally:
         server.terminate()
@@ -217,6 +248,8 @@ def test_real(browser, binary):
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+        server.stdout.close()
+        shutil.rmtree(data, ignore_errors=True)
 
 
 def main():

@@ -111,12 +111,17 @@ class Events {
 }
 
 const moving = new Set(['step', 'total_steps', 'epoch', 'queue_position', 'eta_s', 'paused_at', 'pausing', 'checkpoint_step',
-  'alerts', 'started_at', 'attempts', 'resumed', 'best_step', 'facts']);
+  'alerts', 'plan', 'started_at', 'attempts', 'resumed', 'best_step', 'facts']);
+
+function plain(value) {
+  if (value === null || value === undefined) return '–';
+  if (typeof value === 'number' && !Number.isInteger(value)) return number(value, 6);
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
 
 function pairs(object) {
   return h('dl', {class: 'pairs'}, Object.entries(object).map(([name, value]) => h('div', null, h('dt', null, name),
-    h('dd', null, value === null ? '–' : typeof value === 'object' ? h('pre', null, JSON.stringify(value, null, 1)) :
-      String(value)))));
+    h('dd', null, plain(value)))));
 }
 
 function settings(job) {
@@ -125,6 +130,7 @@ function settings(job) {
   return h('section', {class: 'panel', 'aria-labelledby': 'settings-title'}, h('h2', {id: 'settings-title'}, 'Settings'),
     pairs({model: job.model, training_file: job.training_file, validation_file: job.validation_file, seed: job.seed,
       ...job.hyperparameters, ...own}),
+    job.vireo?.plan ? h('details', null, h('summary', null, 'Memory plan, bytes'), pairs(job.vireo.plan)) : null,
     job.vireo?.facts ? h('details', null, h('summary', null, 'What the worker reported'), pairs(job.vireo.facts)) : null,
     grader ? h('details', null, h('summary', null, 'Grader'),
       h('pre', {class: 'text'}, JSON.stringify(grader, null, 2))) : null,
