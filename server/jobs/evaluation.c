@@ -61,6 +61,7 @@ static json_t *spec_of(struct jobs *j, struct run *r, const struct store_evaluat
     struct store_model model;
     struct store_file file;
     char path[BLOB_PATH];
+    json_decref(r->resolved); // the check before has its own
     r->resolved = vireo_json_parse(e->spec, strlen(e->spec), err);
     json_t *spec = json_deep_copy(json_object_get(r->resolved, "spec"));
     if (!spec || !store_model_find(j->p.store, e->model, a, &model, err) ||
