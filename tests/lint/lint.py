@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-NOT_OURS = ("tests/data/", "tests/fuzz/corpus/", "web/vendor/")
+NOT_OURS = ("tests/data/", "tests/fuzz/corpus/", "web/vendor/", "tests/peers/")
 C_LIKE = (".c", ".h", ".comp", ".glsl", ".h.in")
 CODE = C_LIKE + (".py", ".sh", ".js", ".css", ".html", ".sql", ".build", "meson_options.txt")
 AIM_COLUMNS, MAX_COLUMNS = 120, 132
