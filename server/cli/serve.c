@@ -2,12 +2,15 @@
 #include "server/cli/cli.h"
 
 #include "compute/base/arena.h"
+#include "compute/base/clock.h"
 #include "compute/base/file.h"
 #include "compute/base/os.h"
 #include "server/jobs/jobs.h"
 #include "server/routes/app.h"
+#include "server/store/files.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,10 +36,18 @@ static void on_signal(int number)
     }
 }
 
-static void wait_for_signal(void)
+// Until a signal comes; meanwhile files go once they have expired.
+static void run_until_signal(struct app *app)
 {
-    char byte;
-    while (read(signal_pipe[0], &byte, 1) < 0) {
+    enum { MINUTE_MS = 60000 };
+    struct pollfd wait = {.fd = signal_pipe[0], .events = POLLIN};
+    while (poll(&wait, 1, MINUTE_MS) <= 0) {
+        struct vireo_error err;
+        size_t expired = 0;
+        if (!store_file_expire(app->store, clock_unix(), &expired, &err))
+            log_warn("expired files stay for now: %s", err.message);
+        else if (expired)
+            log_info("%zu expired files are gone", expired);
     }
 }
 
@@ -144,6 +155,9 @@ static void leave(struct app *app, struct control **control, struct router **rou
     http_server_stop(&app->http);
     jobs_stop(&app->jobs);
     router_destroy(router);
+    struct vireo_error err;
+    if (app->auth && app->store && !app_save_usage(app, &err))
+        log_warn("the keys' last use is not recorded: %s", err.message);
     auth_destroy(&app->auth);
     store_close(&app->store);
 }
@@ -224,7 +238,7 @@ int cli_serve(int argc, char **argv)
     }
     printf("listening on %s\n", http_server_url(app.http));
     fflush(stdout);
-    wait_for_signal();
+    run_until_signal(&app);
     log_info("shutting down");
     signal(SIGTERM, on_second_signal);
     signal(SIGINT, on_second_signal);
