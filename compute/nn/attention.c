@@ -20,15 +20,17 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
 
 // Specialisation constants: head_dim and how many items a lane works on. Two share the loads of keys where neighbouring
 // rows mostly see the same ones: 1.1 to 1.35 times faster on lavapipe. Rows that decode each have keys of their own
-// (two are 0.7 times as fast), and short windows leave nothing to share. No bits depend on it.
+// (two are 0.7 times as fast), and short windows leave nothing to share. GPUs keep to one: even that spills registers there
+// (docs/gpu-report.md). No bits depend on it.
 struct shape {
     uint32_t head_dim, items;
 };
 
-static struct shape shape_of(const struct attention_step *s, bool pool)
+static struct shape shape_of(struct tape *t, const struct attention_step *s, bool pool)
 {
     bool long_rows = s->spans.pairs >= 16.0 * tensor_rows(s->qkv);
-    return (struct shape){s->heads.head_dim, !pool && long_rows ? 2 : 1};
+    bool cpu = gpu_device_caps(tape_device(t))->type == GPU_CPU;
+    return (struct shape){s->heads.head_dim, !pool && long_rows && cpu ? 2 : 1};
 }
 
 // Groups of one subgroup for so many (row, head) pairs or key rows, once a kv head.
@@ -43,7 +45,7 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
     const struct nn_heads *h = &s->heads;
     uint32_t rows = tensor_rows(s->qkv), group = h->heads / h->kv_heads;
     struct tensor q = columns(s->qkv, h, 0, h->heads);
-    struct shape shape = shape_of(s, pool);
+    struct shape shape = shape_of(t, s, pool);
     struct attention_args args = {
         .q = q.span.address,
         .k = k.span.address,
@@ -126,7 +128,7 @@ static void backward(struct tape *t, const void *data)
         tensor_use(s->out, GPU_READ),
     };
     double width = (double)h->heads * h->head_dim;
-    struct shape shape = shape_of(s, false);
+    struct shape shape = shape_of(t, s, false);
     struct gpu_dispatch d = {
         .args = &args,
         .args_bytes = sizeof args,

@@ -1,0 +1,100 @@
+// Every kernel with the specialisation constants the program creates it with.
+#ifndef VIREO_TESTS_NULLGPU_VARIANTS_H
+#define VIREO_TESTS_NULLGPU_VARIANTS_H
+
+#include "compute/nn/gemm_tile.h"
+
+#include <string.h>
+
+struct variant {
+    enum gpu_kernel kernel;
+    uint32_t count, constants[GPU_MAX_CONSTANTS];
+};
+
+static inline bool variant_has_name(const struct variant *v, const char *start)
+{
+    return strncmp(gpu_kernel_name(v->kernel), start, strlen(start)) == 0;
+}
+
+// The `i`-th variant of its kernel. False: it has fewer.
+static inline bool variant_constants(struct variant *v, uint32_t i)
+{
+    static const uint32_t head_dims[] = {32, 64, 80, 128}; // the presets', Qwen2.5-VL's vision tower and its text model
+    if (variant_has_name(v, "gemm_tile")) {
+        // Every tile, aligned or not; then the largest with a bf16 C.
+        v->count = GEMM_TILE_CONSTANTS;
+        if (i > 2 * GEMM_TILES)
+            return false;
+        gemm_tile_constants(&gemm_tiles[i % GEMM_TILES], i == 2 * GEMM_TILES, i / GEMM_TILES != 1, v->constants);
+    } else if (variant_has_name(v, "gemm")) {
+        v->count = 1;
+        v->constants[0] = i; // type of C
+        return i < 2;
+    } else if (variant_has_name(v, "attention")) {
+        v->count = 2;
+        v->constants[0] = head_dims[i % 4];
+        v->constants[1] = 1; // items a lane: two are for CPU drivers
+        return i < 4;
+    } else if (v->kernel == KERNEL_CONVERT) {
+        v->count = 2;
+        v->constants[0] = i / 3; // from, to: f32, bf16, f16
+        v->constants[1] = i % 3;
+        return i < 9;
+    } else if (v->kernel == KERNEL_NORM_FWD || v->kernel == KERNEL_NORM_BWD || v->kernel == KERNEL_EMBED_FWD) {
+        v->count = 1;
+        v->constants[0] = i; // type of the weight
+        return i < 3;
+    } else {
+        v->count = 0;
+        return i < 1;
+    }
+    return true;
+}
+
+// All variants of all kernels, numbered from 0. False behind the last.
+static inline bool variant_at(uint32_t number, struct variant *out)
+{
+    for (int k = 0; k < KERNEL_COUNT; k++) {
+        memset(out, 0, sizeof *out);
+        out->kernel = (enum gpu_kernel)k;
+        for (uint32_t i = 0; variant_constants(out, i); i++)
+            if (number-- == 0)
+                return true;
+    }
+    return false;
+}
+
+static inline uint32_t variant_invocations(const struct variant *v, uint32_t subgroup)
+{
+    return variant_has_name(v, "gemm_tile") ? v->constants[1] : subgroup;
+}
+
+// Where a spill is a failure. Not: what takes no part of a step's time; and attention, whose only family so far is the one
+// for CPU drivers: it keeps a row of the head in each lane's registers, which GPUs spill (docs/gpu-report.md has the
+// counts). A family with shared tiles takes this exception away.
+static inline bool variant_is_hot(const struct variant *v)
+{
+    return !variant_has_name(v, "sample") && !variant_has_name(v, "attention") && v->kernel != KERNEL_FILL_F32;
+}
+
+// A size of subgroup that is not the device's own choice is for the debug switch: one variant of each kernel will do.
+static inline bool variant_matters(const struct variant *v, bool own_size)
+{
+    if (own_size)
+        return true;
+    if (variant_has_name(v, "gemm_tile"))
+        return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
+    return !variant_has_name(v, "attention");
+}
+
+// What docs/gpu-report.md has a row for.
+static inline bool variant_is_reported(const struct variant *v)
+{
+    if (variant_has_name(v, "gemm_tile"))
+        return v->constants[0] == 0 && v->constants[6] == 1;
+    if (variant_has_name(v, "gemm"))
+        return v->constants[0] == 0;
+    return !variant_has_name(v, "attention") || v->constants[0] >= 80;
+}
+
+#endif
