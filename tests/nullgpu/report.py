@@ -155,7 +155,8 @@ spill it, and their rows say how much. Their inner loops are counted once, so th
 """)
         for family in FAMILIES:
             out.write("\n## %s, wave32 (predicted, not run)\n\n" % family)
-            out.write("| kernel | VGPRs | spilled | scratch bytes | shared bytes | W | code bytes | loop instructions | share | limit | f |\n")
+            out.write("| kernel | VGPRs | spilled | scratch bytes | shared bytes | W | code bytes | loop instructions "
+                      "| share | limit | f |\n")
             out.write("|" + "---|" * 11 + "\n")
             for r in rows:
                 if r["family"] == family:
