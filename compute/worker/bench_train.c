@@ -1,6 +1,7 @@
 // `vireo bench grpo|sft`: whole training steps through the trainer itself, from encoded image files and text to updated
 // weights. Model, tokenizer and pictures are made here from the configuration; nothing is timed that a job does not do.
 #include "compute/worker/bench.h"
+#include "compute/worker/bench_cost.h"
 
 #include "compute/base/arena.h"
 #include "compute/base/file.h"
@@ -179,15 +180,24 @@ static bool write_data(const struct setup *s, json_t **images, struct vireo_erro
     return done;
 }
 
-// The timings of every step.
+// The timings of every step, and the work of the last one.
 struct heard {
+    struct gpu_device *dev;
     json_t *steps;
+    double flops_before, flops; // the device's counter at the end of the step before; of the last step
+    double tokens_before, tokens; // tokens of prompts and completions, likewise
 };
 
 static void on_metrics(void *context, uint32_t step, const json_t *metrics)
 {
     struct heard *h = context;
+    const double flops = gpu_device_counters(h->dev).flops;
+    const double tokens = json_number_value(json_object_get(metrics, "num_tokens"));
     json_array_append(h->steps, json_object_get(metrics, "timing"));
+    h->flops = flops - h->flops_before;
+    h->flops_before = flops;
+    h->tokens = tokens - h->tokens_before;
+    h->tokens_before = tokens;
 }
 
 static int by_value(const void *a, const void *b)
@@ -229,6 +239,39 @@ static bool add_profile(struct gpu_device *dev, json_t *out, struct vireo_error 
     return json_object_set_new(out, "profile", list) == 0 || vireo_fail_memory(err, 1 << 12);
 }
 
+// Floating-point work of one step as the dispatches declared it, beside what the mathematics needs.
+static bool add_flops(const struct setup *s, const struct heard *h, json_t *out, struct vireo_error *err)
+{
+    struct image_processor processor = image_processor_qwen2_5_vl();
+    struct model *m = model_describe(s->model, err);
+    uint32_t grid[3];
+    uint64_t image_tokens;
+    if (!m)
+        return false;
+    processor.patch_size = m->config.vision.patch_size;
+    processor.merge_size = m->config.vision.spatial_merge_size;
+    processor.temporal_patch_size = m->config.vision.temporal_patch_size;
+    bool done = image_grid(&processor, (uint32_t)s->image, (uint32_t)s->image, grid, &image_tokens, err);
+    if (done) {
+        const uint32_t group = s->grpo ? (uint32_t)s->group : 1;
+        const double sequence = h->tokens / (double)s->prompts / group;
+        const struct bench_step step = {.prompts = (uint32_t)s->prompts,
+                                        .group = group,
+                                        .new_tokens = (uint32_t)s->new_tokens,
+                                        .prompt_tokens = (uint32_t)(sequence - (double)s->new_tokens),
+                                        .grid_h = grid[1],
+                                        .grid_w = grid[2],
+                                        .rollout = s->grpo,
+                                        .reference = s->grpo && s->beta > 0};
+        const double necessary = bench_step_flops(&m->config, &step);
+        json_t *flops = json_pack("{s:f,s:f,s:f}", "counted", h->flops, "necessary", necessary, "ratio",
+                                  necessary > 0 ? h->flops / necessary : 0);
+        done = json_object_set_new(out, "flops", flops) == 0 || vireo_fail_memory(err, 256);
+    }
+    model_destroy(&m);
+    return done;
+}
+
 static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, json_t **out, struct vireo_error *err)
 {
     struct arena a;
@@ -256,7 +299,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     spec.save_steps = 0;
     spec.grader = json_pack("{s:s,s:s,s:s,s:s,s:s}", "type", "string_check", "name", "has_e", "input",
                             "{{ sample.output_text }}", "reference", "e", "operation", "like");
-    struct heard heard = {json_array()};
+    struct heard heard = {.dev = dev, .steps = json_array()};
     struct train_hooks hooks = {.context = &heard, .metrics = on_metrics};
     gpu_timers_on(dev, s->profile);
     bool done = train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
@@ -277,7 +320,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
                          "device", (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(),
                          "runs", (int)s->runs);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
-        if (done && s->profile && !add_profile(dev, *out, err)) {
+        if (done && (!add_flops(s, &heard, *out, err) || (s->profile && !add_profile(dev, *out, err)))) {
             json_decref(*out);
             done = false;
         }
