@@ -2,6 +2,7 @@
 // weights. Model, tokenizer and pictures are made here from the configuration; nothing is timed that a job does not do.
 #include "compute/worker/bench.h"
 #include "compute/worker/bench_cost.h"
+#include "compute/worker/bench_tools.h"
 
 #include "compute/base/arena.h"
 #include "compute/base/file.h"
@@ -111,29 +112,6 @@ static bool write_config(const struct setup *s, json_t **out, struct vireo_error
     return done;
 }
 
-static bool write_to_file(void *context, const void *bytes, size_t count, struct vireo_error *err)
-{
-    return file_writer_write(context, bytes, count, err);
-}
-
-// Random weights of the configuration through the same code as any saved model.
-static bool write_weights(const struct setup *s, struct gpu_device *dev, const json_t *config, struct vireo_error *err)
-{
-    char path[200];
-    snprintf(path, sizeof path, "%s/model.safetensors", s->folder);
-    struct model_load_params p = {.dtype = s->bf16 ? DTYPE_BF16 : DTYPE_F32};
-    struct model *m = model_random(dev, config, 1, &p, err);
-    struct file_writer w;
-    bool done = m && file_writer_open(&w, path, err);
-    if (done) {
-        done = model_save_weights(m, p.dtype, (struct byte_sink){.write = write_to_file, .context = &w}, err) &&
-               file_writer_commit(&w, err);
-        file_writer_abandon(&w);
-    }
-    model_destroy(&m);
-    return done;
-}
-
 // One picture and one question a prompt, each different.
 static bool write_data(const struct setup *s, json_t **images, struct vireo_error *err)
 {
@@ -200,12 +178,6 @@ static void on_metrics(void *context, uint32_t step, const json_t *metrics)
     h->tokens_before = tokens;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 // min and median of one phase over the steps after the first (which compiles).
 static void add_phase(const json_t *steps, const char *phase, const char *name, bool cpu, json_t *least, json_t *median)
 {
@@ -218,9 +190,9 @@ static void add_phase(const json_t *steps, const char *phase, const char *name, 
     }
     if (!n)
         return;
-    qsort(values, n, sizeof *values, by_value);
-    json_object_set_new(least, name, json_real(values[0]));
-    json_object_set_new(median, name, json_real(n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2));
+    const struct bench_figures f = bench_figures(values, n);
+    json_object_set_new(least, name, json_real(f.least));
+    json_object_set_new(median, name, json_real(f.median));
 }
 
 // Device time per kernel over all steps, the first included; each dispatch is timed alone.
@@ -341,7 +313,8 @@ static bool bench_train(struct gpu_device *dev, const json_t *config, bool grpo,
     static const char processor[] = "{\"min_pixels\":784,\"max_pixels\":12845056}";
     bool done = write_tokenizer(&s, err) && write_config(&s, &model, err) &&
                 write_file(&s, "preprocessor_config.json", processor, sizeof processor - 1, err) &&
-                write_weights(&s, dev, model, err) && write_data(&s, &images, err) && run(dev, &s, images, out, err);
+                bench_write_weights(dev, model, s.bf16 ? DTYPE_BF16 : DTYPE_F32, s.folder, err) &&
+                write_data(&s, &images, err) && run(dev, &s, images, out, err);
     json_decref(model);
     json_decref(images);
     file_remove_tree(s.folder, &ignored);
