@@ -153,6 +153,7 @@ struct nn_sampled {
     struct tensor token;   // u32 [B]
     struct tensor logprob; // f32 [B]: the same bits nn_logprob gives for this token at rows[b].logprob_temperature
     struct tensor entropy; // f32 [B]
+    struct tensor all;     // u32 [3 B]: the words of the three, one after the other, so that one reading fetches them
 };
 // Changes of single logits, row by row: repetition, frequency and presence penalties, logit bias. They act on the draw
 // alone, never on the recorded log-prob.

@@ -118,7 +118,8 @@ bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, st
     arena_init(&a, 1 << 16);
     struct model *m = model_random(dev, s.model, 1, &(struct model_load_params){.dtype = s.type}, err);
     uint32_t length = (uint32_t)s.text_tokens, sequences = (uint32_t)(s.prompts * s.group);
-    struct engine_params p = {.kv_tokens = (uint32_t)(s.prompts * length + sequences * s.new_tokens),
+    struct engine_params p = {.kv_tokens = (uint32_t)(
+                                  (uint64_t)s.prompts * engine_tokens(length, (uint32_t)s.group, (uint32_t)s.new_tokens)),
                               .max_sequences = sequences,
                               .max_batch_tokens = (uint32_t)s.prompts * length};
     struct engine *e = m ? engine_create(m, &p, err) : NULL;
