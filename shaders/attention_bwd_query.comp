@@ -48,7 +48,7 @@ void main()
         uint turns = 0;
         do {
             uint visible[U];
-            key_block b = meet(span, count, next, visible);
+            key_block b = meet(span, count, next, key_pages(uvec2(0), 0), visible);
             float k[PER][D], v[PER][D], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
                 uint j = b.first + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;

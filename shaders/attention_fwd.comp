@@ -1,16 +1,17 @@
-// o = softmax(scale q k^T) v per query row and head, with keys in at most two runs of rows (nn_spans). Never stores
-// scores. Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv 2205.14135.
-// Args: attention_args (args/attention.h). Constants: 1 = head_dim, 2 = pairs a lane (U).
+// o = softmax(scale q k^T) v per query row and head, with keys in at most two runs of rows (nn_spans) or in pages of a
+// o = softmax(scale q k^T) v per query row and head, keys in at most two runs of rows (nn_spans) or in pages (nn_kv).
+// Args: attention_args (args/attention.h). Constants: 1 = head_dim, 2 = pairs a lane (U), 3 = PAGED.
 // Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
 // One lane works on U (row, head) pairs; all lanes of a group share the kv head. Keys come in blocks of ATTENTION_BLOCK
 // by the query's own key number. Each turn takes the block that the first waiting pair needs, the lanes load one key of
 // it each, and all pairs that need exactly these rows as exactly this block take part. So rows of one sequence, and
-// completions in their shared prompt, share the loads; a pair whose keys lie elsewhere takes its own turns.
+// completions in their shared prompt (the same pages), share the loads; a pair whose keys lie elsewhere takes its own
+// turns.
 //
 // Sum: q.k over d ascending; values over keys ascending, rescaled once a block when the maximum grows; no sum crosses
 // lanes. What a pair gets depends on its own keys in their order alone: not on the rows beside it, on where the keys
-// lie, on U, or on the split into prefix and own run. Keys beyond a pair's count never touch it, even if not finite.
+// lie, on U, on the split into prefix and own run, or on pages. Keys beyond a pair's count never touch it, even if not finite.
 // All-zero args: no pairs, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -50,7 +51,7 @@ void main()
         uint turns = 0;
         do {
             uint visible[U];
-            key_block b = meet(span, count, next, visible);
+            key_block b = meet(span, count, next, key_pages(p.pages, p.page_shift), visible);
             float k[PER][D], v[PER][D], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
                 uint j = b.first + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;

@@ -10,6 +10,8 @@ struct attention_step {
     struct nn_spans spans;
 };
 
+_Static_assert(NN_PAGE_LEAST == ATTENTION_BLOCK, "no block straddles two pages");
+
 static const float log2_e = 1.44269504f;
 
 // The q, k or v columns of qkv.
@@ -24,13 +26,22 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
 // (docs/gpu-report.md). No bits depend on it.
 struct shape {
     uint32_t head_dim, items;
+    uint32_t paged; // forward only
 };
 
-static struct shape shape_of(struct tape *t, const struct attention_step *s, bool pool)
+static struct shape shape_of(struct tape *t, const struct attention_step *s, const struct nn_kv *kv)
 {
     bool long_rows = s->spans.pairs >= 16.0 * tensor_rows(s->qkv);
     bool cpu = gpu_device_caps(tape_device(t))->type == GPU_CPU;
-    return (struct shape){s->heads.head_dim, !pool && long_rows && cpu ? 2 : 1};
+    return (struct shape){s->heads.head_dim, !kv && long_rows && cpu ? 2 : 1, kv && kv->pages.span.address};
+}
+
+static uint32_t log2_of(uint32_t power)
+{
+    uint32_t shift = 0;
+    while (power >> (shift + 1))
+        shift++;
+    return shift;
 }
 
 // Groups of one subgroup for so many (row, head) pairs or key rows, once a kv head.
@@ -40,17 +51,19 @@ static uint64_t groups_of(struct tape *t, uint64_t count, const struct shape *sh
     return (count + tile - 1) / tile * h->kv_heads;
 }
 
-static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v, bool pool)
+static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v,
+                    const struct nn_kv *kv)
 {
     const struct nn_heads *h = &s->heads;
     uint32_t rows = tensor_rows(s->qkv), group = h->heads / h->kv_heads;
     struct tensor q = columns(s->qkv, h, 0, h->heads);
-    struct shape shape = shape_of(t, s, pool);
+    struct shape shape = shape_of(t, s, kv);
     struct attention_args args = {
         .q = q.span.address,
         .k = k.span.address,
         .v = v.span.address,
         .queries = s->spans.query.span.address,
+        .pages = shape.paged ? kv->pages.span.address : 0,
         .o = s->out.span.address,
         .lse = s->lse.span.address,
         .rows = rows,
@@ -59,6 +72,7 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
         .q_stride = q.stride,
         .kv_stride = k.stride,
         .o_stride = s->out.stride,
+        .page_shift = shape.paged ? log2_of(kv->page_size) : 0,
         .scale = h->scale * log2_e,
     };
     struct gpu_use uses[] = {
@@ -68,6 +82,7 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
         tensor_use(s->spans.query, GPU_READ),
         tensor_use(s->out, GPU_WRITE),
         tensor_use(s->lse, GPU_WRITE),
+        shape.paged ? tensor_use(kv->pages, GPU_READ) : (struct gpu_use){0},
     };
     double width = (double)h->heads * h->head_dim;
     gpu_dispatch(tape_device(t), KERNEL_ATTENTION_FWD,
@@ -75,9 +90,9 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
                      .args = &args,
                      .args_bytes = sizeof args,
                      .constants = &shape.head_dim,
-                     .constant_count = 2,
+                     .constant_count = 3,
                      .uses = uses,
-                     .use_count = s->lse.span.address ? 6 : 5,
+                     .use_count = VIREO_COUNT(uses),
                      .groups = groups_of(t, (uint64_t)rows * group, &shape, h),
                      .flops = 4 * s->spans.pairs * width,
                      .bytes = 8.0 * rows * width + s->spans.pairs * width, // a block of keys serves about 8 rows
@@ -128,7 +143,7 @@ static void backward(struct tape *t, const void *data)
         tensor_use(s->out, GPU_READ),
     };
     double width = (double)h->heads * h->head_dim;
-    struct shape shape = shape_of(t, s, false);
+    struct shape shape = shape_of(t, s, NULL);
     struct gpu_dispatch d = {
         .args = &args,
         .args_bytes = sizeof args,
@@ -190,8 +205,12 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
                   qkv.stride);
         return s.out;
     }
+    if (kv && kv->pages.span.address) {
+        vireo_assert(kv->pages.dtype == DTYPE_U32 && kv->page_size >= NN_PAGE_LEAST);
+        vireo_assert((kv->page_size & (kv->page_size - 1)) == 0);
+    }
     if (rows > 0)
-        forward(t, &s, k, v, kv != NULL);
+        forward(t, &s, k, v, kv);
     if (grad) {
         vireo_assert(spans->key.span.address && spans->key.dtype == DTYPE_U32 && spans->key.stride == 2 &&
                      tensor_rows(spans->key) >= rows);

@@ -1,10 +1,11 @@
-// Which block of keys the lanes of a subgroup look at next, when each lane is a query with its own runs of key rows
-// (nn_spans) and its own progress. Used by the attention kernels that walk over keys.
+// Which block of keys the lanes of a subgroup look at next, when each lane is a query with its own key rows, in runs
+// (nn_spans) or in pages (nn_kv), and its own progress. Used by the attention kernels that walk over keys.
 #ifndef KEY_BLOCK_GLSL
 #define KEY_BLOCK_GLSL
 
 layout(constant_id = 1) const uint D = 16; // head_dim
 layout(constant_id = 2) const uint U = 1;  // items a lane: more share the loads and broadcasts; no bits change
+layout(constant_id = 3) const bool PAGED = false; // keys lie in pages; else in runs
 
 // A block of ATTENTION_BLOCK keys is loaded by LOADERS lanes, PER keys each: key j by lane j % LOADERS as its number
 // j / LOADERS.
@@ -20,6 +21,12 @@ bool is_finite(float x)
 {
     return (floatBitsToUint(x) & 0x7f800000u) != 0x7f800000u;
 }
+
+// Key j of an item lies in row (pages[page_first + j / 2^shift] << shift) + j % 2^shift. A page holds whole blocks.
+struct key_pages {
+    uvec2 pages;
+    uint shift;
+};
 
 struct key_block {
     uint first, end; // key numbers: the block starts at first; from `end` on nobody who takes part sees a key
@@ -38,10 +45,10 @@ uint subgroup_max(uint x)
     return x;
 }
 
-// For each item of this lane `span`: prefix_first, prefix_count, own_first, own_count; `count` its keys; `next` the
-// first key it has not seen. `visible`: the keys an item sees, which is its count when it takes part, else 0. Without
-// any waiting item an empty block is returned.
-key_block meet(uvec4 span[U], uint count[U], uint next[U], out uint visible[U])
+// For each item of this lane `span`: prefix_first, prefix_count, own_first, own_count, or page_first with PAGED; `count`
+// its keys; `next` the first key it has not seen. `visible`: the keys an item sees, which is its count when it takes
+// part, else 0. Without any waiting item an empty block is returned.
+key_block meet(uvec4 span[U], uint count[U], uint next[U], key_pages pages, out uint visible[U])
 {
     // The mapping of an item's next block: two blocks with equal words are the same rows as the same keys. A block
     // wholly in one run has no split and one base.
@@ -50,10 +57,18 @@ key_block meet(uvec4 span[U], uint count[U], uint next[U], out uint visible[U])
     b.first = b.prefix_count = b.prefix_base = b.own_base = 0;
     [[unroll]] for (uint i = 0; i < U; i++) {
         uint u = U - 1 - i; // the first waiting item wins
-        bool all_prefix = next[u] + ATTENTION_BLOCK <= span[u].y, all_own = next[u] >= span[u].y;
-        split[u] = all_prefix || all_own ? 0 : span[u].y;
-        own_base[u] = all_prefix ? span[u].x : span[u].z - span[u].y;
-        prefix_base[u] = split[u] == 0 ? 0 : span[u].x;
+        if (PAGED) {
+            split[u] = prefix_base[u] = own_base[u] = 0;
+            if (next[u] < count[u]) {
+                uint page = U32(pages.pages).v[span[u].x + (next[u] >> pages.shift)];
+                own_base[u] = (page << pages.shift) - (next[u] >> pages.shift << pages.shift);
+            }
+        } else {
+            bool all_prefix = next[u] + ATTENTION_BLOCK <= span[u].y, all_own = next[u] >= span[u].y;
+            split[u] = all_prefix || all_own ? 0 : span[u].y;
+            own_base[u] = all_prefix ? span[u].x : span[u].z - span[u].y;
+            prefix_base[u] = split[u] == 0 ? 0 : span[u].x;
+        }
 
         uvec4 waiting = subgroupBallot(next[u] < count[u]);
         bool any = waiting != uvec4(0);
