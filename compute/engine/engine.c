@@ -20,9 +20,9 @@ struct engine {
     struct arena step; // host arrays of one step
 };
 
-uint64_t engine_kv_bytes(const struct model_config *c, const struct engine_params *p)
+uint64_t engine_kv_bytes(const struct model_config *c, enum dtype type, const struct engine_params *p)
 {
-    uint64_t row = (uint64_t)c->text.num_key_value_heads * c->text.head_dim * 4;
+    uint64_t row = (uint64_t)c->text.num_key_value_heads * c->text.head_dim * dtype_bytes(type);
     return 2 * c->text.num_hidden_layers * vireo_round_up(p->kv_tokens * row, 256);
 }
 
@@ -39,7 +39,7 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     }
     *e = (struct engine){.m = m, .p = *p, .kv = kv};
     arena_init(&e->step, 1 << 16);
-    uint64_t bytes = engine_kv_bytes(&m->config, p);
+    uint64_t bytes = engine_kv_bytes(&m->config, DTYPE_F32, p);
     struct gpu_arena_params memory = {.name = "kv", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true};
     e->slots = slots_create(p->kv_tokens);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
@@ -279,7 +279,7 @@ static bool draw(struct engine *e, struct tape *t, struct tensor hidden, const u
     }
     starts[count] = list.count;
     struct tensor x = nn_gather(t, hidden, hidden_row, count);
-    struct tensor logits = nn_linear(t, x, m->head);
+    struct tensor logits = nn_linear_f32(t, x, m->head);
     struct tensor how_tensor = tape_upload_matrix(t, DTYPE_U32, count, sizeof *how / 4, how);
     struct tensor banned =
         tape_upload(t, DTYPE_U32, 2, (uint32_t[]){m->config.image_token_id, m->config.video_token_id});
@@ -445,8 +445,9 @@ bool engine_step(struct engine *e, bool *busy, struct vireo_error *err)
     *busy = e->running != NULL;
     if (!e->running)
         return true; // whatever still waits cannot be larger than the empty pool: engine_submit saw to that
-    struct tape *t =
-        tape_create(e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .grad = false}, err);
+    const struct tape_params p = {
+        .arena = e->activations, .upload = e->upload, .grad = false, .activations = e->m->dtype};
+    struct tape *t = tape_create(e->m->dev, &p, err);
     struct row *rows = NULL;
     uint32_t count = 0;
     struct drawn d = {0};

@@ -62,8 +62,8 @@ struct engine;
 struct engine *engine_create(struct model *m, const struct engine_params *p, struct vireo_error *err);
 void engine_destroy(struct engine **e); // ends what runs with ENGINE_CANCELLED
 
-// Bytes the KV pool of these parameters takes for this config (for plans).
-uint64_t engine_kv_bytes(const struct model_config *c, const struct engine_params *p);
+// Bytes the KV pool of these parameters takes for this config and type of activations (for plans).
+uint64_t engine_kv_bytes(const struct model_config *c, enum dtype type, const struct engine_params *p);
 
 // Queues it. Errors: context_length_exceeded (prompt + max_tokens beyond the pool or the rope table).
 bool engine_submit(struct engine *e, const struct generation *g, struct vireo_error *err);
