@@ -189,8 +189,9 @@ static void sweep(struct engine *e, struct job **list)
 static bool compute(struct engine *e, struct batch *b, struct drawn *d, struct vireo_error *err)
 {
     struct tensor hidden;
-    b->t =
-        tape_create(e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .grad = false}, err);
+    const struct tape_params params = {
+        .arena = e->activations, .upload = e->upload, .grad = false, .activations = e->m->dtype};
+    b->t = tape_create(e->m->dev, &params, err);
     bool done = b->t && batch_run(e, b, &hidden, err);
     if (done && b->row_count > 0)
         done = draw(e, b, hidden, d, err);
