@@ -40,7 +40,7 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     *e = (struct engine){.m = m, .p = *p, .kv = kv};
     arena_init(&e->step, 1 << 16);
     uint64_t bytes = engine_kv_bytes(&m->config, p);
-    struct gpu_arena_params memory = {.name = "kv", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true};
+    struct gpu_arena_params memory = {.name = "kv", .bytes = bytes, .grows = true};
     e->slots = slots_create(p->kv_tokens);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
     e->activations =
@@ -446,7 +446,7 @@ bool engine_step(struct engine *e, bool *busy, struct vireo_error *err)
     if (!e->running)
         return true; // whatever still waits cannot be larger than the empty pool: engine_submit saw to that
     struct tape *t =
-        tape_create(e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .grad = false}, err);
+        tape_create(e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .reuse = true}, err);
     struct row *rows = NULL;
     uint32_t count = 0;
     struct drawn d = {0};

@@ -56,6 +56,17 @@ static void tell(struct trainer *t, const char *level, const char *fmt, ...)
         t->hooks->event(t->hooks->context, level, text);
 }
 
+struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err)
+{
+    return tape_create(t->dev,
+                       &(struct tape_params){.arena = t->activations,
+                                             .upload = t->upload,
+                                             .grad = grad,
+                                             .reuse = true,
+                                             .checkpoint = t->checkpointing},
+                       err);
+}
+
 static enum dtype weight_type(const struct job_spec *s)
 {
     return s->dtype == JOB_FP32 ? DTYPE_F32 : s->dtype == JOB_BF16 ? DTYPE_BF16 : DTYPE_U32;
@@ -170,7 +181,7 @@ static bool update(struct trainer *t, bool trained, json_t *metrics, struct vire
     const struct job_spec *s = t->spec;
     double lr = learning_rate_at(s, t->step + 1, t->total_steps), norm = 0;
     metric_set(metrics, "learning_rate", lr);
-    struct tape *tape = tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err);
+    struct tape *tape = trainer_tape(t, false, err);
     if (!tape)
         return false;
     bool done = true;
@@ -307,12 +318,8 @@ enum train_end train_run(const struct job_spec *spec, struct gpu_device *dev, co
         vireo_fail(err, VIREO_INTERNAL, "'%s' is not a training method", job_method_names[spec->method]);
         return TRAIN_FAILED;
     }
-    if (spec->gradient_checkpointing) {
-        vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", "gradient_checkpointing",
-                        "gradient_checkpointing is not built.");
-        return TRAIN_FAILED;
-    }
-    struct trainer t = {.spec = spec, .dev = dev, .hooks = hooks};
+    struct trainer t = {
+        .spec = spec, .dev = dev, .hooks = hooks, .checkpointing = spec->gradient_checkpointing};
     enum train_end end = open_trainer(&t, method, err) ? loop(&t, method, err) : TRAIN_FAILED;
     close_trainer(&t);
     return end;
