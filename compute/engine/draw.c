@@ -119,7 +119,7 @@ bool draw(struct engine *e, struct batch *b, struct tensor hidden, struct drawn 
     }
     starts[count] = list.count;
     struct tensor x = nn_gather(t, hidden, b->hidden_row, count);
-    struct tensor logits = nn_linear(t, x, m->head);
+    struct tensor logits = nn_linear_f32(t, x, m->head);
     struct tensor how_tensor = tape_upload_matrix(t, DTYPE_U32, count, sizeof *how / 4, how);
     struct tensor banned =
         tape_upload(t, DTYPE_U32, 2, (uint32_t[]){m->config.image_token_id, m->config.video_token_id});

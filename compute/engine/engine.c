@@ -26,9 +26,9 @@ uint64_t engine_tokens(uint32_t prompt_tokens, uint32_t n, uint32_t max_tokens)
     return (pages + n * own) * PAGE_TOKENS;
 }
 
-uint64_t engine_kv_bytes(const struct model_config *c, const struct engine_params *p)
+uint64_t engine_kv_bytes(const struct model_config *c, enum dtype type, const struct engine_params *p)
 {
-    uint64_t row = (uint64_t)c->text.num_key_value_heads * c->text.head_dim * 4;
+    uint64_t row = (uint64_t)c->text.num_key_value_heads * c->text.head_dim * dtype_bytes(type);
     return 2 * c->text.num_hidden_layers * vireo_round_up(page_count(p) * PAGE_TOKENS * row, 256) +
            vireo_round_up((uint64_t)feature_rows(p) * c->text.hidden_size * 4, 256);
 }
@@ -60,7 +60,7 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     *e = (struct engine){
         .m = m, .p = *p, .kv = kv, .page_total = (uint32_t)page_count(p), .feature_rows = feature_rows(p)};
     arena_init(&e->step, 1 << 16);
-    uint64_t bytes = engine_kv_bytes(&m->config, p);
+    uint64_t bytes = engine_kv_bytes(&m->config, DTYPE_F32, p);
     struct gpu_arena_params memory = {.name = "kv", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true};
     e->pages = pages_create(e->page_total);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
@@ -189,8 +189,9 @@ static void sweep(struct engine *e, struct job **list)
 static bool compute(struct engine *e, struct batch *b, struct drawn *d, struct vireo_error *err)
 {
     struct tensor hidden;
-    b->t =
-        tape_create(e->m->dev, &(struct tape_params){.arena = e->activations, .upload = e->upload, .grad = false}, err);
+    const struct tape_params params = {
+        .arena = e->activations, .upload = e->upload, .grad = false, .activations = e->m->dtype};
+    b->t = tape_create(e->m->dev, &params, err);
     bool done = b->t && batch_run(e, b, &hidden, err);
     if (done && b->row_count > 0)
         done = draw(e, b, hidden, d, err);

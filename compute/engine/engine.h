@@ -74,8 +74,9 @@ struct engine;
 struct engine *engine_create(struct model *m, const struct engine_params *p, struct vireo_error *err);
 void engine_destroy(struct engine **e); // ends what runs with ENGINE_CANCELLED
 
-// Bytes the pools of keys, values and image features of these parameters take for this config (for plans).
-uint64_t engine_kv_bytes(const struct model_config *c, const struct engine_params *p);
+// Bytes the pools of keys, values and image features of these parameters take for this config and type of activations
+// (for plans).
+uint64_t engine_kv_bytes(const struct model_config *c, enum dtype type, const struct engine_params *p);
 
 // The most kv_tokens that n samples of a prompt of up to so many tokens take: whole pages.
 uint64_t engine_tokens(uint32_t prompt_tokens, uint32_t n, uint32_t max_tokens);

@@ -1,8 +1,10 @@
 // All ops: shapes in, shapes out, formula, source.
 //
 // Letters: N packed tokens, M selected rows, C width, A query heads, K key/value heads, D head size, I intermediate,
-// V vocabulary. Activations are f32; weights f32 or bf16; every sum is kept in f32 in a fixed order that depends on the
-// summed axis alone, never on N or M or on what shares the batch: an output row has the same bits in a rollout step, a
+// V vocabulary. Weights are f32 or bf16. Results are stored in the tape's activation type (f32 or bf16, to nearest even)
+// unless an op says f32: the residual stream, logits, log-probs and statistics. Gradients of results have their type, those
+// of weights are f32. All is computed in f32, every sum in a fixed order that depends on the summed axis alone, never on N
+// or M or on what shares the batch: an output row has the same bits in a rollout step, a
 // packed training batch, or alone (design: exact rollouts).
 // References: transformers modeling_qwen2_5_vl.py; TRL grpo_trainer.py.
 #ifndef VIREO_NN_NN_H
@@ -13,7 +15,9 @@
 // ---- linear.c ------------------------------------------------------------------------------------------------------
 // y = x W^T + b.   x [N, I], W [O, I], y [N, O].
 struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w);
-// y = residual + x W^T + b, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
+// The same with y in f32 whatever the tape's activations: what starts a residual stream, logits.
+struct tensor nn_linear_f32(struct tape *t, struct tensor x, const struct weight *w);
+// y = residual + x W^T + b in f32, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
 struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual);
 
 // Test seam: small batches of nn_linear sum K in two halves, so that the bits depend on the batch. It exists to prove that the
@@ -29,26 +33,26 @@ enum nn_product {
 // Each operand f32 or bf16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
              struct tensor bias, struct tensor residual);
-// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks.
+// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks. x f32 or bf16, out f32.
 void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate);
 
 // ---- elementwise.c -------------------------------------------------------------------------------------------------
-// y = a + b.
+// y = a + b, in f32 where one of them is.
 struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b);
 // a += b (no gradient): equal shapes, or equal counts of contiguous tensors.
 void nn_add_into(struct tape *t, struct tensor a, struct tensor b);
-// x = value: f32, contiguous.
+// x = value: f32 or, with value 0, bf16; contiguous. The last word of a bf16 tensor of odd count is x's own.
 void nn_fill(struct tape *t, struct tensor x, float value);
 // to = from, converting between f32, bf16 and f16 (round to nearest even); equal shapes or counts. Rows of a 16-bit `to`
 // start at whole words.
 void nn_convert(struct tape *t, struct tensor to, struct tensor from);
-// z [N, I] = silu(x[:, :I]) * x[:, I:].   x [N, 2I] (gate, up).
+// z [N, I] = silu(x[:, :I]) * x[:, I:].   x [N, 2I] (gate, up); z has its type.
 struct tensor nn_swiglu(struct tape *t, struct tensor x);
-// Exact GELU: x * Phi(x) with erf.
+// Exact GELU: x * Phi(x) with erf. y has x's type.
 struct tensor nn_gelu(struct tape *t, struct tensor x);
 
 // ---- norm.c --------------------------------------------------------------------------------------------------------
-// y = x / sqrt(mean(x^2) + eps) * w, over the last axis. x [N, C], w [C]. Saves 1/rms [N].
+// y = x / sqrt(mean(x^2) + eps) * w, over the last axis. x [N, C] f32, w [C]. Saves 1/rms [N].
 struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *w, float eps);
 
 // ---- attention.c, rope.c -------------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ struct nn_scatter {
 // Host: inverts index[0..n) (entries < 0 are skipped), targets ascending, members ascending. On the tape's upload memory.
 struct nn_scatter nn_scatter_build(struct tape *t, const int32_t *index, uint32_t n);
 
-// y[i] = source[i] >= 0 ? table[source[i]] : images[-1 - source[i]].   table [V, C], images [R, C] (address 0: none).
+// y[i] = source[i] >= 0 ? table[source[i]] : images[-1 - source[i]].   table [V, C], images [R, C] (address 0: none); y f32.
 // Image rows take their gradient; the table's row of a placeholder token takes none.
 struct nn_embedding {
     struct tensor source;             // i32 [N]
@@ -130,7 +134,7 @@ struct tensor nn_embed(struct tape *t, const struct weight *table, struct tensor
 // Host: uploads `source` and builds both scatters (those only when gradients are on).
 struct nn_embedding nn_embedding_build(struct tape *t, const int32_t *source, uint32_t n);
 
-// y[m] = x[rows[m]].   x [N, C], rows [M], y [M, C]. Backward: scatter-add in member order.
+// y[m] = x[rows[m]].   x [N, C], rows [M], y [M, C] of x's type. Backward: scatter-add in member order.
 struct tensor nn_gather(struct tape *t, struct tensor x, const uint32_t *rows, uint32_t m);
 
 // ---- logprob.c -----------------------------------------------------------------------------------------------------
