@@ -6,7 +6,7 @@
 //   order     {order: "cancel"|"pause"}            training: at the next step boundary
 //   ack       {step}                               the metrics of that step are on disk
 //   load      {folder, device, dtype, memory_limit, cache_folder, keep positions ...}   an inference worker's model
-//   generate  {id, messages, images, n, sampling, stop, logprobs, top_logprobs, min_pixels, max_pixels}
+//   generate  {id, scope, messages, images, n, sampling, stop, logprobs, top_logprobs, min_pixels, max_pixels}
 //   cancel    {id}
 //   check     {training_file, validation_file, spec, available}   a data worker: rows, grader keys, plan
 //   inspect   {folder}, init {preset, seed, folder}               a data worker: models
@@ -20,7 +20,7 @@
 //   checkpoint {step, folder, metrics}, event {level, message}
 //   done      {result}, cancelled {}, paused {}, failed {error}   the end of a run
 //   loaded    {...}, accepted {id, prompt_tokens, image_tokens, text_tokens}, token {id, index, text, logprobs},
-//   end       {id, index, reason, completion_tokens}, refused {id, error}, stats {...}
+//   end       {id, index, reason, completion_tokens, cached_tokens}, refused {id, error}, stats {...}
 //   checked   {...}, inspected {...}, thumbnail {png base64}, devices {devices}
 //   entry     {index, name, bytes, format, width, height}, for a wanted index followed by so many bytes; unpacked {entries}
 //   pong      {id}
