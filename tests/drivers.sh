@@ -79,7 +79,8 @@ named() { # whether step $1 is asked for
 groups=$(sed -n "s/^  '\([a-z]*\)',$/\1/p" "$root/tests/kernels/meson.build")
 for driver in "${drivers[@]}"; do
     mkdir -p "$scratch/log" "$scratch/cache-$driver"
-    export VIREO_CACHE=$scratch/cache-$driver MESA_SHADER_CACHE_DIR=$scratch/cache-$driver VIREO_TEST_DATA=$root/tests/data
+    export VIREO_CACHE=$scratch/cache-$driver MESA_SHADER_CACHE_DIR=$scratch/cache-$driver
+    export VIREO_TEST_DATA=$root/tests/data
     export VIREO_GPU_DEBUG=${VIREO_GPU_DEBUG-poison}
     if ! $driver || ! "$build/vireo" devices | grep -q "$wanted"; then
         failed=$((failed + 1))

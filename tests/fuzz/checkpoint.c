@@ -28,9 +28,9 @@ static void set_up(void)
     char shard[8 + sizeof tensors - 1 + 4] = {sizeof tensors - 1};
     struct vireo_error err;
     memcpy(shard + 8, tensors, sizeof tensors - 1);
-    strcpy(folder, "/dev/shm/vireo-fuzz-XXXXXX");
+    snprintf(folder, sizeof folder, "/dev/shm/vireo-fuzz-XXXXXX");
     if (!mkdtemp(folder)) {
-        strcpy(folder, "/tmp/vireo-fuzz-XXXXXX");
+        snprintf(folder, sizeof folder, "/tmp/vireo-fuzz-XXXXXX");
         FUZZ_REQUIRE(mkdtemp(folder));
     }
     snprintf(outside, sizeof outside, "%s.outside", folder);
