@@ -1,5 +1,6 @@
 // Backward of z = silu(a) b: da = g b s (1 + a (1 - s)), db = g a s, s = 1 / (1 + exp(-a)). In f32.
-// Args: swiglu_args (args/elementwise.h), z holding g. Constant 1: type of x, g and dx. Dispatch: as swiglu_fwd.comp, -DWIDE as well.
+// Args: swiglu_args (args/elementwise.h), z holding g. Constant 1: type of x, g and dx.
+// Dispatch: as swiglu_fwd.comp, -DWIDE as well.
 // Sum: none. All-zero args: no column, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require

@@ -76,10 +76,17 @@ struct nn_rope {
 void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, bool round_bf16, float *out);
 
 // Keys and values of past tokens. Row s of k and v [S, K*D] is slot s; row i of a batch is stored in slot[i].
+// With `pages` the slots are cut into pages of page_size (page p is the slots from p * page_size on) and each sequence
+// has a list of the pages its keys lie in, in order. Sequences may name the same page: whoever shares a page at the same
+// place of its list shares the loads too.
 struct nn_kv {
-    struct tensor k, v; // f32 or bf16
-    struct tensor slot; // u32 [N]; 0xffffffff: not stored
+    struct tensor k, v;  // f32 or bf16
+    struct tensor slot;  // u32 [N]; 0xffffffff: not stored
+    struct tensor pages; // u32, any shape: the page lists of all sequences of the batch, one after the other; address 0:
+                         // keys lie in runs
+    uint32_t page_size;  // slots a page: a power of two from NN_PAGE_LEAST on; read with `pages` alone
 };
+enum { NN_PAGE_LEAST = 8 }; // pages hold whole blocks of keys
 
 // Rotates the q and k columns of qkv [N, (A + 2K) D] (layout q | k | v) IN PLACE; with `kv` also stores the rotated k and
 // the v. Gradient: rotation by the negative angle, in place on the gradient of qkv. Returns qkv.
@@ -89,9 +96,12 @@ struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_h
 // Which keys each query row sees, as at most two runs of key rows: a shared prefix (a prompt before several
 // completions), then its own run. Key number j of a query is row prefix_first + j for j < prefix_count, else
 // own_first + (j - prefix_count). Causal masks are own_count; vision windows are own runs without a prefix.
+// With pages (nn_kv) a row is {page_first, keys, 0, 0}: its sequence's list starts at pages[page_first], it sees keys
+// 0 .. keys - 1, and key j is slot pages[page_first + j / page_size] * page_size + j % page_size. Entries behind the
+// last key are not read.
 // Sums run over j in blocks counted from j = 0, so the bits do not depend on where the rows lie.
 struct nn_spans {
-    struct tensor query; // u32 [N, 4]: prefix_first, prefix_count, own_first, own_count
+    struct tensor query; // u32 [N, 4]: prefix_first, prefix_count, own_first, own_count; paged: page_first, keys, 0, 0
     struct tensor key;   // u32 [N, 2]: first and end of the query rows that see this key row (all in between do);
                          // address 0 where no gradient is taken
     uint32_t most_keys;  // largest prefix_count + own_count
@@ -99,7 +109,7 @@ struct nn_spans {
 };
 
 // o [N, A D] = softmax(scale q k^T) v per head; query head a uses kv head a / (A/K).
-// With `kv` the key rows are slots of kv->k, kv->v (no gradient then); else rows of qkv itself.
+// With `kv` the key rows are slots of kv->k, kv->v, in runs or in pages (no gradient then); else rows of qkv itself.
 // Never stores scores. Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
 struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
                            const struct nn_kv *kv);
@@ -147,6 +157,7 @@ struct nn_sampled {
     struct tensor token;   // u32 [B]
     struct tensor logprob; // f32 [B]: the same bits nn_logprob gives for this token at rows[b].logprob_temperature
     struct tensor entropy; // f32 [B]
+    struct tensor all;     // u32 [3 B]: the words of the three, one after the other, so that one reading fetches them
 };
 // Changes of single logits, row by row: repetition, frequency and presence penalties, logit bias. They act on the draw
 // alone, never on the recorded log-prob.
