@@ -144,7 +144,10 @@ bool draw(struct engine *e, struct batch *b, struct tensor hidden, struct drawn 
 struct engine_token drawn_token(const struct engine *e, const struct batch *b, const struct drawn *d, uint32_t i)
 {
     uint32_t V = e->m->config.text.vocab_size;
-    struct engine_token token = {.id = d->token[i], .logprob = d->logprob[i], .entropy = d->entropy[i]};
+    struct engine_token token = {.id = d->token[i],
+                                 .cached_tokens = b->rows[i].job->cached,
+                                 .logprob = d->logprob[i],
+                                 .entropy = d->entropy[i]};
     const struct sampling *s = &b->rows[i].job->g.sampling;
     if (s->top_logprobs)
         find_top(d->logits + (size_t)i * V, V, s->logprob_temperature, &token, s->top_logprobs);

@@ -36,6 +36,7 @@ struct sampling {
 
 struct engine_token {
     uint32_t id;
+    uint32_t cached_tokens; // of the prompt, whose pages were kept from an earlier one
     float logprob, entropy;
     uint32_t top_count;
     uint32_t top_ids[ENGINE_MAX_TOP];
@@ -50,7 +51,7 @@ struct generation {
     const struct patches *const *images; // [prompt->image_count]; must live until the end
     const uint8_t (*digests)[HASH_BYTES]; // [image_count]: SHA-256 of each, as prefix_image_digest gives it; NULL: made
                                           // here
-    const char *scope;                   // who may find this prompt's pages again: the same scope (API key); NULL: ""
+    const char *scope;                   // who may find its pages and pictures again: the same scope (API key); NULL: ""
     uint32_t n;                          // samples
     uint32_t first_sample;               // Philox counter of sample 0 (rollouts: position in the step)
     struct sampling sampling;

@@ -12,11 +12,23 @@ bool prefix_image_digest(const struct patches *p, uint8_t digest[HASH_BYTES])
     return done;
 }
 
+static bool scope_digest(const char *scope, uint8_t digest[HASH_BYTES])
+{
+    return hash_bytes(scope ? scope : "", scope ? strlen(scope) : 0, digest);
+}
+
+bool prefix_scoped(const char *scope, uint8_t digest[HASH_BYTES])
+{
+    uint8_t both[2 * HASH_BYTES];
+    memcpy(both + HASH_BYTES, digest, HASH_BYTES);
+    return scope_digest(scope, both) && hash_bytes(both, sizeof both, digest);
+}
+
 bool prefix_keys(const struct prompt *p, const char *scope, const uint8_t (*digests)[HASH_BYTES],
                  uint8_t (*out)[HASH_BYTES])
 {
     uint8_t last[HASH_BYTES];
-    if (!hash_bytes(scope ? scope : "", scope ? strlen(scope) : 0, last))
+    if (!scope_digest(scope, last))
         return false;
     for (uint32_t page = 0; page < p->count / PAGE_TOKENS; page++) {
         struct hash *h = hash_create();

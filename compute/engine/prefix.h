@@ -11,6 +11,8 @@
 
 // Values and grid of one preprocessed picture.
 bool prefix_image_digest(const struct patches *p, uint8_t digest[HASH_BYTES]);
+// digest = SHA-256(digest of the scope, digest): pictures are known within a scope only.
+bool prefix_scoped(const char *scope, uint8_t digest[HASH_BYTES]);
 // Keys of the whole pages of a prompt: out [p->count / PAGE_TOKENS]. `digests` [p->image_count]. False without memory.
 bool prefix_keys(const struct prompt *p, const char *scope, const uint8_t (*digests)[HASH_BYTES],
                  uint8_t (*out)[HASH_BYTES]);

@@ -152,7 +152,6 @@ static bool settle_prompt(struct engine *e, struct job *j, uint32_t more)
     j->resident = true;
     j->computed = known * PAGE_TOKENS;
     j->kept = known;
-    e->stats.cached_tokens += j->computed;
     return true;
 }
 
@@ -201,6 +200,8 @@ static void admit(struct engine *e, uint32_t *budget)
         e->waiting = j->next;
         j->next = NULL;
         j->running = true;
+        j->cached = j->computed;
+        e->stats.cached_tokens += j->cached;
         for (uint32_t i = 0; i < j->g.n; i++)
             j->sequences[i].active = true;
         struct job **end = &e->running;

@@ -46,6 +46,8 @@ struct job *job_new(const struct generation *g, struct vireo_error *err)
             memcpy(j->digests[i], g->digests[i], HASH_BYTES);
         else
             done = prefix_image_digest(g->images[i], j->digests[i]);
+    for (uint32_t i = 0; done && i < p->image_count; i++)
+        done = prefix_scoped(g->scope, j->digests[i]);
     done = done && prefix_keys(p, g->scope, j->digests, j->keys);
     if (!done) {
         vireo_fail_memory(err, (size_t)p->count * 28);

@@ -25,12 +25,13 @@ struct job {
     struct generation g;
     struct arena host; // prompt copy, bias lists, sequences
     struct prompt prompt;
-    uint8_t (*digests)[HASH_BYTES]; // [g.prompt->image_count]
+    uint8_t (*digests)[HASH_BYTES]; // [g.prompt->image_count], in the generation's scope
     uint8_t (*keys)[HASH_BYTES];    // of the prompt's whole pages
     uint32_t *pages;                // [page_count] of the prompt
     uint32_t page_count;
     uint32_t computed;              // prompt tokens whose keys are stored (or will be by work that was submitted)
     uint32_t take;                  // how many the batch that is being built computes
+    uint32_t cached;                // prompt tokens that were found when it was admitted
     uint32_t kept;                  // pages that were offered to the prefix cache
     struct sequence *sequences;     // [g.n]
     uint32_t open;                  // samples not ended

@@ -63,6 +63,7 @@ static bool run(struct gpu_device *dev, struct engine *e, const struct setup *s,
 {
     struct taken k = {0};
     struct gpu_counters before = {0};
+    engine_forget(e); // the run before computed the same prompts
     double start = clock_seconds(), cpu_start = clock_cpu_seconds(), thread_start = 0;
     for (int64_t i = 0; i < s->prompts; i++) {
         struct generation g = {.id = (uint64_t)i + 1,

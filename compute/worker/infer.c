@@ -7,6 +7,7 @@
 #include "compute/base/hash.h"
 #include "compute/base/thread.h"
 #include "compute/image/decode.h"
+#include "compute/engine/prefix.h"
 #include "compute/worker/answer.h"
 #include "compute/worker/link.h"
 
@@ -50,7 +51,9 @@ struct request {
     struct prompt prompt;
     struct patches *patches; // [image_count]
     const struct patches **images;
+    uint8_t (*digests)[HASH_BYTES]; // of the patches
     uint32_t image_count, image_tokens, n, open;
+    uint32_t cached_tokens; // of the prompt, as the engine said with the first token
     struct sampling sampling;
     struct answer_rules rules;
     struct sample *samples; // [n]
@@ -192,9 +195,10 @@ static bool prepare(struct request *r, struct vireo_error *err)
         return vireo_fail_param(err, "messages", "A request may have %d images, this one has %u.", MAX_IMAGES, count);
     r->patches = arena_array(&r->arena, struct patches, count + 1);
     r->images = (const struct patches **)arena_array(&r->arena, struct patches *, count + 1);
+    r->digests = arena_take_array(&r->arena, count + 1, sizeof *r->digests);
     struct image_grid *grids = arena_array(&r->arena, struct image_grid, count + 1);
     r->samples = arena_array(&r->arena, struct sample, r->n);
-    if (!r->patches || !r->images || !grids || !r->samples)
+    if (!r->patches || !r->images || !r->digests || !grids || !r->samples)
         return vireo_fail_memory(err, r->n * sizeof *r->samples);
     r->image_count = count;
     uint64_t pixels = max_request_pixels;
@@ -203,6 +207,8 @@ static bool prepare(struct request *r, struct vireo_error *err)
         struct patches *p = &r->patches[i];
         if (!load_image(r, i, &pixels, err))
             return false;
+        if (!prefix_image_digest(p, r->digests[i]))
+            return vireo_fail_memory(err, HASH_BYTES);
         r->images[i] = p;
         grids[i] = (struct image_grid){p->t, p->h, p->w, (uint32_t)(p->rows / unit)};
         r->image_tokens += grids[i].tokens;
@@ -304,6 +310,7 @@ static bool on_token(void *user, uint32_t sample, const struct engine_token *tok
     struct sample *s = &r->samples[sample];
     json_t *text, *entries;
     struct vireo_error err;
+    r->cached_tokens = token->cached_tokens;
     vireo_fault("worker.token");
     if (!answer_add(&s->answer, token, &text, &entries, &err)) {
         log_error("%s", err.message);
@@ -333,6 +340,7 @@ static void on_end(void *user, uint32_t sample, enum engine_end reason, const st
         json_object_set_new(m, "index", json_integer(sample));
         json_object_set_new(m, "reason", json_string(reasons[reason]));
         json_object_set_new(m, "completion_tokens", json_integer(s->answer.tokens));
+        json_object_set_new(m, "cached_tokens", json_integer(r->cached_tokens));
     }
     link_send(r->w->link, m);
 }
@@ -354,6 +362,8 @@ static void start(struct worker *w, struct request *r, struct request **running)
     struct generation g = {.id = r->id,
                            .prompt = &r->prompt,
                            .images = r->images,
+                           .digests = r->digests,
+                           .scope = json_string_value(json_object_get(r->message, "scope")),
                            .n = r->n,
                            .sampling = r->sampling,
                            .on_token = on_token,
@@ -396,9 +406,12 @@ static void send_stats(struct worker *w, bool force)
     struct engine_stats s = engine_stats(w->engine);
     json_t *m = message_new(MESSAGE_STATS);
     if (m) {
-        json_t *o = json_pack("{s:i,s:i,s:I,s:I,s:I,s:f}", "running", (int)s.running, "waiting", (int)s.waiting, "prompt_tokens",
-                              (json_int_t)s.prompt_tokens, "generated_tokens", (json_int_t)s.generated_tokens, "image_tokens",
-                              (json_int_t)s.image_tokens, "kv_used", s.kv_used);
+        json_t *o = json_pack(
+            "{s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:i,s:i,s:i,s:f}", "running", (int)s.running, "waiting", (int)s.waiting,
+            "prompt_tokens", (json_int_t)s.prompt_tokens, "cached_tokens", (json_int_t)s.cached_tokens, "generated_tokens",
+            (json_int_t)s.generated_tokens, "image_tokens", (json_int_t)s.image_tokens, "image_hits",
+            (json_int_t)s.image_hits, "preemptions", (json_int_t)s.preemptions, "kv_pages", (int)s.pages, "kv_pages_held",
+            (int)s.pages_held, "kv_pages_kept", (int)s.pages_kept, "kv_used", s.kv_used);
         json_object_update(m, o);
         json_decref(o);
     }

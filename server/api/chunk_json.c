@@ -9,8 +9,8 @@ json_t *chunk_usage(const struct answer_usage *u)
 {
     return json_pack("{s:i,s:i,s:i,s:{s:i,s:i,s:i},s:{s:i}}", "prompt_tokens", u->prompt_tokens, "completion_tokens",
                      u->completion_tokens, "total_tokens", u->prompt_tokens + u->completion_tokens, "prompt_tokens_details",
-                     "cached_tokens", 0, "image_tokens", u->image_tokens, "text_tokens", u->prompt_tokens - u->image_tokens,
-                     "completion_tokens_details", "reasoning_tokens", 0);
+                     "cached_tokens", u->cached_tokens, "image_tokens", u->image_tokens, "text_tokens",
+                     u->prompt_tokens - u->image_tokens, "completion_tokens_details", "reasoning_tokens", 0);
 }
 
 static json_t *head_json(const struct answer_head *h, const char *object, json_t *choices)

@@ -15,7 +15,7 @@ struct answer_head {
     bool include_usage; // chunks carry "usage": null
 };
 struct answer_usage {
-    int prompt_tokens, image_tokens, completion_tokens;
+    int prompt_tokens, image_tokens, completion_tokens, cached_tokens; // image and cached tokens are part of the prompt's
 };
 
 json_t *chunk_usage(const struct answer_usage *u);

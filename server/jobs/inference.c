@@ -134,7 +134,8 @@ static void model_frame(struct jobs *j, struct child *c, json_t *message)
         int tokens = (int)json_integer_value(json_object_get(message, "completion_tokens"));
         j->served.generated_tokens += (uint64_t)tokens;
         count_end(j, reason ? reason : "stop");
-        r->events.end(r->events.context, index, reason ? reason : "stop", tokens);
+        r->events.end(r->events.context, index, reason ? reason : "stop", tokens,
+                      (int)json_integer_value(json_object_get(message, "cached_tokens")));
         if (++r->ended == r->choices) {
             j->served.latency_sum += clock_seconds() - r->submitted_at;
             j->served.latency_count++;

@@ -55,7 +55,8 @@ int jobs_queue_position(struct jobs *j, const char *id);
 struct inference_events {
     void (*accepted)(void *context, const char *fingerprint, int prompt_tokens, int image_tokens);
     void (*token)(void *context, int index, json_t *text, json_t *logprobs); // borrowed; logprobs may be NULL
-    void (*end)(void *context, int index, const char *reason, int completion_tokens);
+    // cached_tokens: of the prompt, known from an earlier request; the same in every choice.
+    void (*end)(void *context, int index, const char *reason, int completion_tokens, int cached_tokens);
     void (*done)(void *context);
     void (*failed)(void *context, const struct vireo_error *err);
     void *context;

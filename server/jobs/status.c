@@ -149,6 +149,12 @@ void jobs_metrics(struct jobs *j, FILE *out)
     model_gauges(out, models, "num_requests_running", "gauge", "running");
     model_gauges(out, models, "num_requests_waiting", "gauge", "waiting");
     model_gauges(out, models, "kv_cache_usage_perc", "gauge", "kv_used");
+    model_gauges(out, models, "kv_pages", "gauge", "kv_pages");
+    model_gauges(out, models, "kv_pages_held", "gauge", "kv_pages_held");
+    model_gauges(out, models, "kv_pages_kept", "gauge", "kv_pages_kept");
+    model_gauges(out, models, "prompt_tokens_cached_total", "counter", "cached_tokens");
+    model_gauges(out, models, "images_cached_total", "counter", "image_hits");
+    model_gauges(out, models, "preemptions_total", "counter", "preemptions");
     static const char *const counters[][2] = {{"prompt_tokens_total", "prompt_tokens"},
                                               {"generation_tokens_total", "generated_tokens"},
                                               {"image_tokens_total", "image_tokens"},

@@ -141,12 +141,13 @@ static void token(void *context, int index, json_t *text, json_t *logprobs)
     }
 }
 
-static void end(void *context, int index, const char *reason, int completion_tokens)
+static void end(void *context, int index, const char *reason, int completion_tokens, int cached_tokens)
 {
     struct call *c = context;
     if (index < 0 || index >= c->n)
         return;
     c->usage.completion_tokens += completion_tokens;
+    c->usage.cached_tokens = cached_tokens;
     c->choices[index].finish_reason = strcmp(reason, "length") == 0 ? "length" : "stop";
     if (!c->stream)
         return;
@@ -295,6 +296,8 @@ static bool create(struct request *req, struct response *res, struct vireo_error
         free_call(c);
         return false;
     }
+    // What was computed for one key may not be found by another: a faster answer would tell of it.
+    json_object_set_new(q.message, "scope", json_string(request_caller(req)->key_id));
     struct inference_events events = {accepted, token, end, done, failed, c};
     c->id = inference_id(app->jobs);
     request_on_gone(req, inference_cancel, app->jobs, c->id);

@@ -172,11 +172,13 @@ def chat(s, files, model):
     check(bytes(sum((t["bytes"] for t in content), [])).decode(errors="replace") is not None, "bytes of tokens")
     again = s.post("/v1/chat/completions", body(image, n=3, logprobs=True, top_logprobs=2))
     check([c["message"] for c in one["choices"]] == [c["message"] for c in again["choices"]], "same seed, same answer")
+    cached = [a["usage"]["prompt_tokens_details"]["cached_tokens"] for a in (one, again)]
+    check(cached[0] == 0 and cached[1] > 0, f"the second answer starts behind the known prompt: {cached}")
     chunks = s.stream("POST", "/v1/chat/completions", body(n=3, stream=True, stream_options={"include_usage": True}))
     check(chunks[-1][2] == "[DONE]", chunks[-1])
     parsed = [json.loads(c[2]) for c in chunks[:-1]]
     check(len({c["id"] for c in parsed}) == 1 and parsed[-1]["choices"] == [], "usage comes last")
-    check(parsed[-1]["usage"] == one["usage"], (parsed[-1]["usage"], one["usage"]))
+    check(parsed[-1]["usage"] == again["usage"], (parsed[-1]["usage"], again["usage"]))
     for i in range(3):
         mine = [c["choices"][0] for c in parsed if c["choices"] and c["choices"][0]["index"] == i]
         text = "".join(c["delta"].get("content", "") for c in mine)
@@ -226,6 +228,7 @@ def chat(s, files, model):
     check(s.post("/v1/chat/completions", body())["choices"], "a new worker answers")
     metrics = s.request("GET", "/metrics").body.decode()
     check("vireo_generation_tokens_total" in metrics and "vireo_num_requests_running{" in metrics, metrics[:200])
+    check("vireo_kv_pages{" in metrics and "vireo_prompt_tokens_cached_total{" in metrics, metrics[:2000])
 
 
 def main():
