@@ -65,7 +65,7 @@ static bool on_token(void *user, uint32_t sample, const struct engine_token *tok
     REQUIRE(a->count < LONGEST);
     a->ids[a->count] = token->id;
     a->logprob[a->count++] = token->logprob;
-    return true;
+    return token->id % 31 != 7; // some end early, at whatever place
 }
 
 static void on_end(void *user, uint32_t sample, enum engine_end reason, const struct vireo_error *why)
@@ -231,6 +231,16 @@ static void preempted_samples_go_on_with_the_same_bits(void **state)
     REQUIRE(together("a small pool", need + need / 2, 4096).preemptions > 0);
 }
 
+static void pools_of_every_size_come_to_an_end(void **state)
+{
+    (void)state;
+    uint32_t need = 0;
+    for (uint32_t q = 0; q < QUESTIONS; q++)
+        need = VIREO_MAX(need, questions[q].prompt.count + questions[q].max_tokens);
+    for (uint32_t i = 0; i < 12; i++)
+        together("pools of every size", need + 13 * i, 1 + philox(3, i, 0, 0, 0).v[0] % 100);
+}
+
 static void a_known_prefix_gives_the_same_bits(void **state)
 {
     (void)state;
@@ -329,6 +339,7 @@ int main(void)
         cmocka_unit_test(company_changes_no_bit),
         cmocka_unit_test(prompts_in_parts_give_the_same_bits),
         cmocka_unit_test(preempted_samples_go_on_with_the_same_bits),
+        cmocka_unit_test(pools_of_every_size_come_to_an_end),
         cmocka_unit_test(a_known_prefix_gives_the_same_bits),
         cmocka_unit_test(cancelled_generations_give_their_pages_back),
         cmocka_unit_test(only_what_can_never_run_is_refused),
