@@ -285,6 +285,57 @@ static void a_known_prefix_gives_the_same_bits(void **state)
     engine_destroy(&e);
 }
 
+// The next turn of a conversation: a question with pictures, the longest answer there is, and some words more.
+static void the_next_turn_starts_behind_the_answer(void **state)
+{
+    (void)state;
+    struct vireo_error err;
+    uint32_t q = 0;
+    const struct answer *said = &alone[0][0];
+    for (uint32_t k = 0; k < QUESTIONS; k++)
+        for (uint32_t s = 0; s < SAMPLES; s++)
+            if (questions[k].prompt.image_count > 0 && alone[k][s].count > said->count) {
+                q = k;
+                said = &alone[k][s];
+            }
+    const struct prompt *p = &questions[q].prompt;
+    uint32_t *ids = arena_array(&host, uint32_t, p->count + LONGEST + 5), unit = model->config.vision.spatial_merge_size;
+    uint32_t count = p->count + said->count + 5;
+    REQUIRE(ids && said->count >= 16);
+    memcpy(ids, p->ids, p->count * sizeof *ids);
+    memcpy(ids + p->count, said->ids, said->count * sizeof *ids);
+    for (uint32_t i = 0; i < 5; i++)
+        ids[count - 5 + i] = 100 + i;
+    struct image_grid grids[2];
+    for (uint32_t i = 0; i < p->image_count; i++) {
+        const struct patches *x = questions[q].images[i];
+        grids[i] = (struct image_grid){x->t, x->h, x->w, (uint32_t)(x->rows / (unit * unit))};
+    }
+    struct question kept = questions[q];
+    struct answer answers[2][SAMPLES];
+    for (int known = 0; known < 2; known++) {
+        struct engine *e = make_engine(4096, SAMPLES, 4096);
+        questions[q] = kept;
+        if (known) {
+            submit(e, q, answers[1]);
+            turn(e, 10000);
+        }
+        uint64_t cached = engine_stats(e).cached_tokens;
+        REQUIRE_OK(prompt_from_ids(model, ids, count, grids, kept.prompt.image_count, &host, &questions[q].prompt, &err));
+        submit(e, q, answers[known]);
+        turn(e, 10000);
+        // All whole pages whose keys were stored: the answer's last token was never fed.
+        REQUIRE_INT(engine_stats(e).cached_tokens - cached, known ? (kept.prompt.count + said->count - 1) / 16 * 16 : 0);
+        engine_destroy(&e);
+    }
+    questions[q] = kept;
+    for (uint32_t s = 0; s < SAMPLES; s++) {
+        REQUIRE_INT(answers[1][s].count, answers[0][s].count);
+        REQUIRE(memcmp(answers[1][s].ids, answers[0][s].ids, answers[0][s].count * 4) == 0);
+        REQUIRE(memcmp(answers[1][s].logprob, answers[0][s].logprob, answers[0][s].count * 4) == 0);
+    }
+}
+
 static void cancelled_generations_give_their_pages_back(void **state)
 {
     (void)state;
@@ -341,6 +392,7 @@ int main(void)
         cmocka_unit_test(preempted_samples_go_on_with_the_same_bits),
         cmocka_unit_test(pools_of_every_size_come_to_an_end),
         cmocka_unit_test(a_known_prefix_gives_the_same_bits),
+        cmocka_unit_test(the_next_turn_starts_behind_the_answer),
         cmocka_unit_test(cancelled_generations_give_their_pages_back),
         cmocka_unit_test(only_what_can_never_run_is_refused),
     };
