@@ -1,6 +1,7 @@
 // PR_SET_*, seccomp and /proc are Linux's; what is not Linux takes the portable branch of each function.
 #include "compute/base/os.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -59,6 +60,16 @@ bool os_limit_memory(uint64_t bytes, struct vireo_error *err)
     return setrlimit(RLIMIT_AS, &limit) == 0 || vireo_fail_errno(err, "cannot limit memory");
 }
 
+bool os_limit_cpu(uint64_t seconds, struct vireo_error *err)
+{
+    struct rusage used;
+    struct rlimit limit;
+    if (getrusage(RUSAGE_SELF, &used) != 0)
+        return vireo_fail_errno(err, "cannot limit processor time");
+    limit.rlim_cur = limit.rlim_max = (rlim_t)(used.ru_utime.tv_sec + used.ru_stime.tv_sec + 1) + (rlim_t)seconds;
+    return setrlimit(RLIMIT_CPU, &limit) == 0 || vireo_fail_errno(err, "cannot limit processor time");
+}
+
 bool os_sandbox_compute_only(struct vireo_error *err)
 {
 #ifdef __linux__
@@ -70,10 +81,17 @@ bool os_sandbox_compute_only(struct vireo_error *err)
         "getpid",   "gettid",     "tgkill",         "sched_yield",  "nanosleep",     "clock_nanosleep", "getrandom",
         "pread64",  "fcntl",      "sigaltstack",    "restart_syscall", "sched_getaffinity", "rseq", "set_robust_list",
     };
+    static const char *const refused[] = {"open", "openat", "access", "faccessat", "faccessat2", "stat", "lstat", "statx",
+                                          "readlink", "readlinkat", "ioctl", "getcwd"};
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     if (!filter)
         return vireo_fail(err, VIREO_NO_MEMORY, "cannot set up the sandbox");
-    bool done = true;
+    // Threads that read frames for us are in it too.
+    bool done = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1) == 0;
+    for (size_t i = 0; done && i < sizeof refused / sizeof refused[0]; i++) {
+        int call = seccomp_syscall_resolve_name(refused[i]);
+        done = call == __NR_SCMP_ERROR || seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), call, 0) == 0;
+    }
     for (size_t i = 0; done && i < sizeof allowed / sizeof allowed[0]; i++) {
         int call = seccomp_syscall_resolve_name(allowed[i]);
         done = call == __NR_SCMP_ERROR || seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 0) == 0;

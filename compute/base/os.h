@@ -17,8 +17,11 @@ void os_die_with_parent(void);
 void os_no_core_dumps(void);
 // Most bytes of address space this process may map from now on.
 bool os_limit_memory(uint64_t bytes, struct vireo_error *err);
-// From now on this process may only compute, allocate and use the descriptors it has (Linux: seccomp; a forbidden call
-// kills it). Elsewhere returns true and does nothing.
+// Most seconds of processor time of this process from now on; then a signal ends it.
+bool os_limit_cpu(uint64_t seconds, struct vireo_error *err);
+// From now on this process, all threads of it, may only compute, allocate and use the descriptors it has (Linux: seccomp; a
+// forbidden call kills it; files that libc would like to look at, for a locale or a time zone, cannot be opened). Elsewhere
+// returns true and does nothing.
 bool os_sandbox_compute_only(struct vireo_error *err);
 // Path of the running executable, for starting workers from the same file.
 bool os_executable_path(char *buffer, uint64_t size, struct vireo_error *err);

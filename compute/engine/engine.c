@@ -61,7 +61,7 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
         .m = m, .p = *p, .kv = kv, .page_total = (uint32_t)page_count(p), .feature_rows = feature_rows(p)};
     arena_init(&e->step, 1 << 16);
     uint64_t bytes = engine_kv_bytes(&m->config, DTYPE_F32, p);
-    struct gpu_arena_params memory = {.name = "kv", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true};
+    struct gpu_arena_params memory = {.name = "kv", .bytes = bytes, .grows = true};
     e->pages = pages_create(e->page_total);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
     e->activations =
@@ -190,7 +190,7 @@ static bool compute(struct engine *e, struct batch *b, struct drawn *d, struct v
 {
     struct tensor hidden;
     const struct tape_params params = {
-        .arena = e->activations, .upload = e->upload, .grad = false, .activations = e->m->dtype};
+        .arena = e->activations, .upload = e->upload, .reuse = true, .activations = e->m->dtype};
     b->t = tape_create(e->m->dev, &params, err);
     bool done = b->t && batch_run(e, b, &hidden, err);
     if (done && b->row_count > 0)

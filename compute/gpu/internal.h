@@ -103,15 +103,22 @@ struct gpu_block {
     bool cached;       // reading through `host` is fast
     uint64_t used;     // bump position; final once the arena has gone on to the next block
 };
+// Memory given back before a rewind: [begin, end) of a block.
+struct gpu_hole {
+    uint32_t block;
+    uint64_t begin, end;
+};
 struct gpu_arena {
     struct gpu_device *dev;
     struct gpu_arena *next; // in gpu_device.arenas
     char name[64];
     enum gpu_memory memory;
-    uint64_t block_bytes;
+    uint64_t block_bytes, expected;
     bool grows;
     struct gpu_block **blocks;
     uint32_t count, current;
+    struct gpu_hole *holes; // sorted
+    uint32_t hole_count, hole_room;
     uint64_t used, peak, held;
 };
 

@@ -11,6 +11,7 @@ enum { ALIGN = 256, DEFAULT_BLOCK = 16 << 20 };
 // A mark is a block's index and the position in it.
 enum { MARK_SHIFT = 44 };
 static const uint64_t LARGEST_GROWN = 1ull << 30; // several blocks rather than one above this, unless one take needs it
+static const uint64_t LARGEST_SURPLUS = 64ull << 20; // of a block beyond what the arena was expected to hold
 
 static uint64_t largest_block(const struct gpu_device *dev)
 {
@@ -216,6 +217,7 @@ struct gpu_arena *gpu_arena_create(struct gpu_device *dev, const struct gpu_aren
     uint64_t most = largest_block(dev);
     uint64_t bytes = vireo_round_up(VIREO_MIN(p->bytes, UINT64_MAX - ALIGN), ALIGN);
     a->block_bytes = bytes ? bytes : DEFAULT_BLOCK;
+    a->expected = bytes;
     if (a->grows)
         a->block_bytes = VIREO_MIN(a->block_bytes, VIREO_MIN(most, LARGEST_GROWN));
     a->next = dev->arenas;
@@ -250,22 +252,121 @@ void gpu_arena_destroy(struct gpu_arena **arena)
     for (uint32_t i = 0; i < a->count; i++)
         free_block(dev, a->blocks[i]);
     free(a->blocks);
+    free(a->holes);
     free(a);
 }
 
-static struct gpu_span take_from(struct gpu_arena *a, uint64_t bytes)
+// ---- what was given back: sorted by block and place, neighbours joined ----
+
+static bool add_hole(struct gpu_arena *a, uint32_t block, uint64_t begin, uint64_t end)
+{
+    uint32_t i = 0;
+    while (i < a->hole_count && (a->holes[i].block < block || (a->holes[i].block == block && a->holes[i].end < begin)))
+        i++;
+    struct gpu_hole *next = i < a->hole_count ? &a->holes[i] : NULL;
+    if (next && next->block == block && next->begin <= end) { // touches the one before, the one behind, or both
+        vireo_assert(next->end == begin || next->begin == end);
+        next->begin = VIREO_MIN(next->begin, begin);
+        next->end = VIREO_MAX(next->end, end);
+        if (i + 1 < a->hole_count && next[1].block == block && next[1].begin == next->end) {
+            next->end = next[1].end;
+            a->hole_count--;
+            memmove(next + 1, next + 2, (a->hole_count - i - 1) * sizeof *next);
+        }
+        return true;
+    }
+    if (a->hole_count == a->hole_room) {
+        uint32_t room = a->hole_room ? 2 * a->hole_room : 32;
+        struct gpu_hole *more = vireo_realloc(a->holes, room * sizeof *more);
+        if (!more)
+            return false; // the memory is lost to this round only
+        a->holes = more;
+        a->hole_room = room;
+    }
+    memmove(&a->holes[i + 1], &a->holes[i], (a->hole_count - i) * sizeof *a->holes);
+    a->holes[i] = (struct gpu_hole){block, begin, end};
+    a->hole_count++;
+    return true;
+}
+
+static struct gpu_span span_at(struct gpu_arena *a, uint32_t block, uint64_t place, uint64_t bytes)
 {
     struct gpu_device *dev = a->dev;
-    struct gpu_block *b = a->blocks[a->current];
-    struct gpu_span s = {.address = b->address + b->used, .bytes = bytes, .block = b, .offset = b->used};
+    struct gpu_block *b = a->blocks[block];
+    struct gpu_span s = {.address = b->address + place, .bytes = bytes, .block = b, .offset = place};
     if (b->host)
-        s.host = b->host + b->used;
-    b->used += bytes;
+        s.host = b->host + place;
     a->used += bytes;
     a->peak = VIREO_MAX(a->peak, a->used);
     if (dev->params.poison && a->memory == GPU_MEMORY_DEVICE)
         gpu_fill(dev, s, 0xffffffffu, bytes);
     return s;
+}
+
+static struct gpu_span take_hole(struct gpu_arena *a, uint32_t i, uint64_t bytes)
+{
+    struct gpu_hole *h = &a->holes[i];
+    const uint32_t block = h->block;
+    const uint64_t place = h->begin;
+    h->begin += bytes;
+    if (h->begin == h->end) {
+        a->hole_count--;
+        memmove(h, h + 1, (a->hole_count - i) * sizeof *h);
+    }
+    return span_at(a, block, place, bytes);
+}
+
+// The smallest hole that is large enough; ties by place.
+static bool best_hole(const struct gpu_arena *a, uint64_t bytes, uint32_t *out)
+{
+    uint64_t best = UINT64_MAX;
+    for (uint32_t i = 0; i < a->hole_count; i++) {
+        const uint64_t size = a->holes[i].end - a->holes[i].begin;
+        if (size >= bytes && size < best) {
+            best = size;
+            *out = i;
+        }
+    }
+    return best != UINT64_MAX;
+}
+
+static struct gpu_span take_from(struct gpu_arena *a, uint64_t bytes)
+{
+    struct gpu_block *b = a->blocks[a->current];
+    // A hole at the end of what is used grows by what is missing.
+    if (a->hole_count > 0) {
+        struct gpu_hole *last = &a->holes[a->hole_count - 1];
+        if (last->block == a->current && last->end == b->used && b->bytes - last->begin >= bytes) {
+            last->end = b->used = last->begin + bytes;
+            return take_hole(a, a->hole_count - 1, bytes);
+        }
+    }
+    const uint64_t place = b->used;
+    b->used += bytes;
+    return span_at(a, a->current, place, bytes);
+}
+
+// Room at the end of block i, a hole that ends there included.
+static uint64_t room_of(const struct gpu_arena *a, uint32_t i)
+{
+    const struct gpu_block *b = a->blocks[i];
+    const struct gpu_hole *last = a->hole_count > 0 ? &a->holes[a->hole_count - 1] : NULL;
+    return b->bytes - (last && last->block == i && last->end == b->used ? last->begin : b->used);
+}
+
+// The arena goes on behind block i: its end stays for smaller takes.
+static void close_block(struct gpu_arena *a, uint32_t i)
+{
+    struct gpu_block *b = a->blocks[i];
+    if (b->used < b->bytes && add_hole(a, i, b->used, b->bytes))
+        b->used = b->bytes;
+}
+
+// The next block: what is expected and not yet there, else a bounded surplus.
+static uint64_t next_block_bytes(const struct gpu_arena *a, uint64_t bytes)
+{
+    const uint64_t missing = a->expected > a->held ? a->expected - a->held : VIREO_MIN(a->block_bytes, LARGEST_SURPLUS);
+    return VIREO_MAX(VIREO_MIN(missing, a->block_bytes), bytes);
 }
 
 struct gpu_span gpu_arena_take(struct gpu_arena *a, uint64_t bytes, struct vireo_error *err)
@@ -275,18 +376,22 @@ struct gpu_span gpu_arena_take(struct gpu_arena *a, uint64_t bytes, struct vireo
         return (struct gpu_span){0};
     }
     bytes = vireo_round_up(VIREO_MAX(bytes, 1), ALIGN);
+    uint32_t hole;
+    if (best_hole(a, bytes, &hole))
+        return take_hole(a, hole, bytes);
     for (uint32_t i = a->current; i < a->count; i++) {
-        if (a->blocks[i]->bytes - a->blocks[i]->used >= bytes) {
+        if (room_of(a, i) >= bytes) {
             a->current = i;
             return take_from(a, bytes);
         }
+        close_block(a, i);
     }
     // A fixed arena of several blocks loses the ends of blocks: that loss is ours, not the plan's.
     if (!a->grows && (a->count < 2 || a->used + bytes > a->block_bytes)) {
         out_of_memory(a, bytes, a->held - VIREO_MIN(a->held, a->used), "in an arena of fixed size", err);
         return (struct gpu_span){0};
     }
-    if (!add_block(a, a->grows ? VIREO_MAX(a->block_bytes, bytes) : bytes, err))
+    if (!add_block(a, a->grows ? next_block_bytes(a, bytes) : bytes, err))
         return (struct gpu_span){0};
     a->current = a->count - 1;
     return take_from(a, bytes);
@@ -304,12 +409,39 @@ void gpu_arena_rewind(struct gpu_arena *a, uint64_t mark)
     if (a->count == 0)
         return;
     vireo_assert(block < a->current || (block == a->current && position <= a->blocks[block]->used));
-    for (uint32_t i = block; i <= a->current; i++) {
+    for (uint32_t i = block; i < a->count; i++) {
         uint64_t keep = i == block ? position : 0;
         a->used -= a->blocks[i]->used - keep;
         a->blocks[i]->used = keep;
     }
     a->current = block;
+    // Holes behind the mark are gone; they were not counted as used.
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < a->hole_count; i++) {
+        struct gpu_hole h = a->holes[i];
+        if (h.block > block || (h.block == block && h.end > position)) {
+            const uint64_t from = h.block == block ? VIREO_MAX(h.begin, position) : h.begin;
+            a->used += h.end - from;
+            h.end = from;
+        }
+        if (h.begin < h.end)
+            a->holes[kept++] = h;
+    }
+    a->hole_count = kept;
+}
+
+void gpu_arena_give(struct gpu_arena *a, struct gpu_span span)
+{
+    if (!span.address)
+        return;
+    uint32_t block = 0;
+    while (block < a->count && a->blocks[block] != span.block)
+        block++;
+    vireo_assert(block < a->count && span.offset % ALIGN == 0);
+    const uint64_t bytes = vireo_round_up(VIREO_MAX(span.bytes, 1), ALIGN);
+    vireo_assert(span.offset + bytes <= a->blocks[block]->used);
+    if (add_hole(a, block, span.offset, span.offset + bytes))
+        a->used -= bytes;
 }
 
 uint64_t gpu_arena_used(const struct gpu_arena *a)

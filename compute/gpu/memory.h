@@ -29,7 +29,7 @@ struct gpu_arena;
 struct gpu_arena_params {
     const char *name;       // shown in the memory plan and in debug names
     enum gpu_memory memory;
-    uint64_t bytes;         // fixed: all of it is allocated now; grows: size of a block (0: 16 MiB)
+    uint64_t bytes;         // fixed: all of it is allocated now; grows: what is expected (0: unknown, blocks of 16 MiB)
     bool grows;
 };
 // NULL + VIREO_DEVICE_MEMORY: the message names the arena, wanted and available bytes.
@@ -39,6 +39,10 @@ void gpu_arena_destroy(struct gpu_arena **a); // waits for work that may use it
 struct gpu_span gpu_arena_take(struct gpu_arena *a, uint64_t bytes, struct vireo_error *err);
 uint64_t gpu_arena_mark(const struct gpu_arena *a);
 void gpu_arena_rewind(struct gpu_arena *a, uint64_t mark); // everything taken since the mark is gone
+// Gives one span back, whole as it was taken; later takes may get its memory (the smallest hole that is large enough),
+// in any order. A rewind to a mark does not take back what was taken since from a hole before the mark: between mark and
+// rewind either give nothing, or give back everything.
+void gpu_arena_give(struct gpu_arena *a, struct gpu_span span);
 uint64_t gpu_arena_used(const struct gpu_arena *a);
 uint64_t gpu_arena_peak(const struct gpu_arena *a);
 uint64_t gpu_arena_held(const struct gpu_arena *a); // bytes allocated from the device

@@ -61,24 +61,39 @@ bool decoder_declare(struct model *m, struct vireo_error *err)
     return m->final_norm && m->head;
 }
 
-struct tensor decoder_forward(struct tape *t, const struct model *m, const struct text_batch *b, struct tensor images)
+// One layer, as the tape runs it: once, or again in the backward walk.
+struct layer_step {
+    const struct model *m;
+    const struct text_batch *b;
+    uint32_t l;
+};
+
+static struct tensor layer_forward(struct tape *t, const void *data, struct tensor h)
 {
-    const struct model_text_config *c = &m->config.text;
+    const struct layer_step *s = data;
+    const struct model_text_config *c = &s->m->config.text;
+    const struct text_block *w = &s->m->layers[s->l];
+    const struct nn_kv *kv = s->b->kv ? &s->b->kv[s->l] : NULL;
     const struct nn_heads heads = {.heads = c->num_attention_heads,
                                    .kv_heads = c->num_key_value_heads,
                                    .head_dim = c->head_dim,
                                    .scale = (float)(1 / sqrt(c->head_dim))};
+    struct tensor x = nn_rms_norm(t, h, w->input_norm, c->rms_norm_eps);
+    struct tensor qkv = nn_linear_f32(t, x, w->qkv);
+    qkv = nn_rope_store(t, qkv, &heads, &s->b->rope, kv);
+    h = nn_linear_add(t, nn_attention(t, qkv, &heads, &s->b->spans, kv), w->o, h);
+    x = nn_rms_norm(t, h, w->post_norm, c->rms_norm_eps);
+    return nn_linear_add(t, nn_swiglu(t, nn_linear(t, x, w->gate_up)), w->down, h);
+}
+
+struct tensor decoder_forward(struct tape *t, const struct model *m, const struct text_batch *b, struct tensor images)
+{
+    const struct model_text_config *c = &m->config.text;
     struct tensor h = nn_embed(t, m->embed, images, &b->embedding);
     model_trace(m, "decoder.embeds", -1, h);
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
-        const struct text_block *w = &m->layers[l];
-        const struct nn_kv *kv = b->kv ? &b->kv[l] : NULL;
-        struct tensor x = nn_rms_norm(t, h, w->input_norm, c->rms_norm_eps);
-        struct tensor qkv = nn_linear_f32(t, x, w->qkv);
-        qkv = nn_rope_store(t, qkv, &heads, &b->rope, kv);
-        h = nn_linear_add(t, nn_attention(t, qkv, &heads, &b->spans, kv), w->o, h);
-        x = nn_rms_norm(t, h, w->post_norm, c->rms_norm_eps);
-        h = nn_linear_add(t, nn_swiglu(t, nn_linear(t, x, w->gate_up)), w->down, h);
+        struct layer_step s = {m, b, l};
+        h = tape_part(t, layer_forward, &s, sizeof s, h);
         model_trace(m, "decoder.layer", (int)l, h);
     }
     h = nn_rms_norm(t, h, m->final_norm, c->rms_norm_eps);

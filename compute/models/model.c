@@ -165,11 +165,9 @@ bool model_allocate(struct model *m, uint32_t max_positions, struct vireo_error 
                          4 +
                      1024;
     for (size_t i = 0; i < m->weight_count; i++)
-        total += vireo_round_up(tensor_bytes(m->weights[i]->value) + 4, 256);
-    const uint64_t most_block = (uint64_t)256 << 20;
-    m->memory = gpu_arena_create(
-        m->dev, &(struct gpu_arena_params){.name = "weights", .bytes = VIREO_MIN(total, most_block), .grows = true},
-        err);
+        total += vireo_round_up(tensor_bytes(m->weights[i]->value), 256);
+    m->memory =
+        gpu_arena_create(m->dev, &(struct gpu_arena_params){.name = "weights", .bytes = total, .grows = true}, err);
     if (!m->memory)
         return false;
     for (size_t i = 0; i < m->weight_count; i++) {
@@ -282,20 +280,24 @@ struct model *model_clone_weights(const struct model *of, struct vireo_error *er
     return m;
 }
 
+static bool is_frozen(const struct weight *w, bool freeze_vision)
+{
+    return freeze_vision && (w->role == WEIGHT_VISION || w->role == WEIGHT_MERGER);
+}
+
 bool model_take_gradients(struct model *m, bool freeze_vision, struct vireo_error *err)
 {
     uint64_t total = 0;
     for (size_t i = 0; i < m->weight_count; i++)
-        total += vireo_round_up(tensor_count(m->weights[i]->value) * 4, 256);
+        if (!is_frozen(m->weights[i], freeze_vision))
+            total += vireo_round_up(tensor_count(m->weights[i]->value) * 4, 256);
     m->grad_memory = gpu_arena_create(
-        m->dev,
-        &(struct gpu_arena_params){.name = "gradients", .bytes = VIREO_MIN(total, (uint64_t)256 << 20), .grows = true},
-        err);
+        m->dev, &(struct gpu_arena_params){.name = "gradients", .bytes = total, .grows = true}, err);
     if (!m->grad_memory)
         return false;
     for (size_t i = 0; i < m->weight_count; i++) {
         struct weight *w = m->weights[i];
-        if (freeze_vision && (w->role == WEIGHT_VISION || w->role == WEIGHT_MERGER))
+        if (is_frozen(w, freeze_vision))
             continue;
         w->grad = tensor_take(m->grad_memory, DTYPE_F32, w->value.rank, w->value.shape, err);
         if (!w->grad.span.address)

@@ -81,22 +81,38 @@ bool qwen_vision_declare(struct model *m, struct vireo_error *err)
     return m->merger_norm && m->merger_fc1 && m->merger_fc2;
 }
 
+// One block, as the tape runs it: once, or again in the backward walk.
+struct block_step {
+    const struct model *m;
+    const struct vision_batch *b;
+    uint32_t j;
+};
+
+static struct tensor block_forward(struct tape *t, const void *data, struct tensor x)
+{
+    const struct block_step *s = data;
+    const struct model_vision_config *c = &s->m->config.vision;
+    const struct vision_block *w = &s->m->vision[s->j];
+    const uint32_t D = c->hidden_size / c->num_heads;
+    const struct nn_heads heads = {
+        .heads = c->num_heads, .kv_heads = c->num_heads, .head_dim = D, .scale = (float)(1 / sqrt(D))};
+    struct tensor qkv = nn_linear_f32(t, nn_rms_norm(t, x, w->norm1, vision_eps), w->qkv);
+    qkv = nn_rope_store(t, qkv, &heads, &s->b->rope, NULL);
+    const struct nn_spans *spans = c->full_attention[s->j] ? &s->b->full : &s->b->window;
+    x = nn_linear_add(t, nn_attention(t, qkv, &heads, spans, NULL), w->proj, x);
+    struct tensor y = nn_linear(t, nn_rms_norm(t, x, w->norm2, vision_eps), w->gate_up);
+    return nn_linear_add(t, nn_swiglu(t, y), w->down, x);
+}
+
 struct tensor qwen_vision_forward(struct tape *t, const struct model *m, const struct vision_batch *b)
 {
     const struct model_vision_config *c = &m->config.vision;
-    uint32_t D = c->hidden_size / c->num_heads, unit = c->spatial_merge_size * c->spatial_merge_size;
-    const struct nn_heads heads = {
-        .heads = c->num_heads, .kv_heads = c->num_heads, .head_dim = D, .scale = (float)(1 / sqrt(D))};
+    uint32_t unit = c->spatial_merge_size * c->spatial_merge_size;
     struct tensor x = nn_linear_f32(t, b->pixels, m->patch_embed);
     model_trace(m, "vit.patch_embed", -1, x);
     for (uint32_t j = 0; j < c->depth; j++) {
-        const struct vision_block *w = &m->vision[j];
-        struct tensor qkv = nn_linear_f32(t, nn_rms_norm(t, x, w->norm1, vision_eps), w->qkv);
-        qkv = nn_rope_store(t, qkv, &heads, &b->rope, NULL);
-        const struct nn_spans *spans = c->full_attention[j] ? &b->full : &b->window;
-        x = nn_linear_add(t, nn_attention(t, qkv, &heads, spans, NULL), w->proj, x);
-        struct tensor y = nn_linear(t, nn_rms_norm(t, x, w->norm2, vision_eps), w->gate_up);
-        x = nn_linear_add(t, nn_swiglu(t, y), w->down, x);
+        struct block_step s = {m, b, j};
+        x = tape_part(t, block_forward, &s, sizeof s, x);
         model_trace(m, "vit.block", (int)j, x);
     }
     x = nn_rms_norm(t, x, m->merger_norm, vision_eps);

@@ -203,6 +203,9 @@ struct nn_logprob nn_logprob(struct tape *t, struct tensor x, const struct weigh
                           tensor_row_part(out.logprob, first, count), tensor_row_part(out.entropy, first, count),
                           tensor_row_part(out.top, first, count), tensor_row_part(s.normaliser, first, count));
     }
+    tape_pin(t, out.logprob);
+    tape_pin(t, out.entropy);
+    tape_pin(t, out.top);
     if (grad)
         tape_push(t, "logprob", logprob_backward, &s, sizeof s);
     return out;

@@ -14,6 +14,7 @@ struct record {
     tape_backward_fn fn;
     const char *label;
     const void *data;
+    uint32_t nodes, taken; // how many there were when it was pushed
 };
 
 // The gradient slot of an activation.
@@ -21,18 +22,27 @@ struct node {
     enum dtype dtype;
     uint32_t rows, columns;
     struct tensor grad; // address 0: not yet
+    bool owned;         // the tape's memory (shared with another node, perhaps)
+};
+
+// An activation of a tape that reuses memory, in order of making; address 0: given back.
+struct taken {
+    struct gpu_span span;
+    bool pinned;
 };
 
 struct tape {
     struct gpu_device *dev;
     struct gpu_arena *memory, *upload;
-    bool grad, failed;
+    bool grad, reuse, checkpoint, failed;
     enum dtype activations;
     struct vireo_error error;
     struct arena host; // records and their data
     struct record *last;
     struct node *nodes; // node i of a tensor is nodes[i - 1]
     uint32_t node_count, node_room;
+    struct taken *taken;
+    uint32_t taken_count, taken_room;
 };
 
 struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, struct vireo_error *err)
@@ -47,6 +57,8 @@ struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, st
     t->upload = p->upload;
     t->grad = p->grad;
     t->activations = p->activations;
+    t->reuse = p->reuse;
+    t->checkpoint = p->checkpoint;
     arena_init(&t->host, 0);
     if (p->activations != DTYPE_F32 && p->activations != DTYPE_BF16)
         tape_fail(t, VIREO_UNSUPPORTED, "activations in %s are not built; built: f32, bf16", dtype_name(p->activations));
@@ -63,6 +75,7 @@ bool tape_finish(struct tape **tape, struct vireo_error *err)
         *err = t->error;
     arena_finish(&t->host);
     free(t->nodes);
+    free(t->taken);
     free(t);
     *tape = NULL;
     return fine;
@@ -126,15 +139,38 @@ static uint32_t add_node(struct tape *t, enum dtype type, uint32_t rows, uint32_
     return ++t->node_count;
 }
 
-struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad)
+// Memory of an activation or a gradient; a failed tape when there is none.
+static struct tensor take(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns)
 {
     struct tensor x = {.dtype = type, .rank = 2, .shape = {rows, columns}, .stride = columns};
     if (t->failed)
         return x;
     x = tensor_matrix(t->memory, type, rows, columns, &t->error);
-    if (!x.span.address)
-        t->failed = true;
-    else if (grad && t->grad)
+    t->failed = !x.span.address;
+    return x;
+}
+
+static void note_taken(struct tape *t, struct gpu_span span)
+{
+    if (t->taken_count == t->taken_room) {
+        uint32_t room = t->taken_room ? 2 * t->taken_room : 128;
+        struct taken *more = vireo_realloc(t->taken, room * sizeof *more);
+        if (!more) {
+            tape_fail(t, VIREO_NO_MEMORY, "out of host memory for %u activations", room);
+            return;
+        }
+        t->taken = more;
+        t->taken_room = room;
+    }
+    t->taken[t->taken_count++] = (struct taken){.span = span};
+}
+
+struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad)
+{
+    struct tensor x = take(t, type, rows, columns);
+    if (!t->failed && t->reuse)
+        note_taken(t, x.span);
+    if (!t->failed && grad && t->grad)
         x.node = add_node(t, type, rows, columns);
     return x;
 }
@@ -145,6 +181,53 @@ struct tensor tape_activation(struct tape *t, uint32_t rows, uint32_t columns, b
         tape_fail(t, VIREO_UNSUPPORTED, "%s activations of an odd width (%u) are not built",
                   dtype_name(t->activations), columns);
     return tape_new(t, t->activations, rows, columns, grad);
+}
+
+// Gives back what was made in [first, end) of the list, except what is pinned and the memory at `keep`.
+static void give_taken(struct tape *t, uint32_t first, uint32_t end, uint64_t keep)
+{
+    for (uint32_t i = first; i < end; i++) {
+        struct taken *x = &t->taken[i];
+        if (!x->span.address || x->pinned || x->span.address == keep)
+            continue;
+        gpu_arena_give(t->memory, x->span);
+        x->span = (struct gpu_span){0};
+    }
+    // Given entries at the end are forgotten.
+    while (t->taken_count > first && !t->taken[t->taken_count - 1].span.address)
+        t->taken_count--;
+}
+
+static struct taken *taken_at(struct tape *t, uint64_t address)
+{
+    for (uint32_t i = t->taken_count; i-- > 0;)
+        if (address && t->taken[i].span.address == address)
+            return &t->taken[i];
+    return NULL;
+}
+
+void tape_pin(struct tape *t, struct tensor x)
+{
+    struct taken *found = taken_at(t, x.span.address);
+    if (found)
+        found->pinned = true;
+}
+
+// Drops the gradients of nodes (first, end]: the walk has passed their makers. Memory that an earlier node shares stays
+// that node's.
+static void drop_grads(struct tape *t, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = end; i-- > first;) {
+        struct node *n = &t->nodes[i];
+        if (!n->grad.span.address)
+            continue;
+        bool shared = !n->owned;
+        for (uint32_t k = 0; k < i && !shared; k++)
+            shared = t->nodes[k].grad.span.address == n->grad.span.address;
+        if (!shared)
+            gpu_arena_give(t->memory, n->grad.span);
+        n->grad = (struct tensor){0};
+    }
 }
 
 struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const void *data)
@@ -180,7 +263,12 @@ void tape_push(struct tape *t, const char *label, tape_backward_fn fn, const voi
         tape_fail(t, VIREO_NO_MEMORY, "out of host memory for the tape");
         return;
     }
-    *r = (struct record){.before = t->last, .fn = fn, .label = label, .data = copy};
+    *r = (struct record){.before = t->last,
+                         .fn = fn,
+                         .label = label,
+                         .data = copy,
+                         .nodes = t->node_count,
+                         .taken = t->taken_count};
     t->last = r;
 }
 
@@ -206,8 +294,10 @@ struct tensor tape_grad(struct tape *t, struct tensor x, bool *fresh)
     struct node *n = node_of(t, x);
     vireo_assert(n);
     *fresh = !n->grad.span.address;
-    if (*fresh)
-        n->grad = tape_new(t, n->dtype, n->rows, n->columns, false);
+    if (*fresh) {
+        n->grad = take(t, n->dtype, n->rows, n->columns);
+        n->owned = true;
+    }
     struct tensor g = n->grad;
     uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
     if (t->failed)
@@ -227,7 +317,93 @@ bool tape_grad_share(struct tape *t, struct tensor x, struct tensor g)
         return false;
     n->grad = g;
     n->grad.node = 0;
+    n->owned = false;
+    for (uint32_t i = 0; i < t->node_count && !n->owned; i++)
+        n->owned = &t->nodes[i] != n && t->nodes[i].owned && t->nodes[i].grad.span.address == g.span.address;
     return true;
+}
+
+// Runs the records pushed since the caller's last one, newest first. `nodes`, `taken`: how many there were before them.
+static void walk(struct tape *t, uint32_t nodes, uint32_t taken)
+{
+    // Records may be pushed by nobody during the walk, except by parts, which run and forget theirs; each runs once.
+    for (const struct record *r = t->last; r && !t->failed; r = r->before) {
+        const uint32_t scratch = t->taken_count;
+        r->fn(t, r->data);
+        if (!t->reuse || t->failed)
+            continue;
+        give_taken(t, scratch, t->taken_count, 0);
+        // What was made since the record before is read by later records alone, and they have run.
+        drop_grads(t, r->before ? r->before->nodes : nodes, r->nodes);
+        give_taken(t, r->before ? r->before->taken : taken, VIREO_MIN(r->taken, t->taken_count), 0);
+    }
+    t->last = NULL;
+}
+
+struct part {
+    tape_part_fn fn;
+    struct tensor in, out;
+    _Alignas(16) unsigned char data[TAPE_PART_BYTES];
+};
+
+static void part_backward(struct tape *t, const void *data)
+{
+    const struct part *p = data;
+    if (!tape_has_grad(t, p->out))
+        return;
+    const struct tensor grad = node_of(t, p->out)->grad;
+    const uint32_t nodes = t->node_count, taken = t->taken_count;
+    struct arena_mark host = arena_mark(&t->host);
+    t->last = NULL;
+    struct tensor y = p->fn(t, p->data, p->in);
+    if (!t->failed) {
+        // The gradient stays the outer node's memory.
+        struct node *n = node_of(t, y);
+        n->grad = grad;
+        n->owned = false;
+        walk(t, nodes, taken);
+    }
+    if (t->failed)
+        return;
+    drop_grads(t, nodes, t->node_count);
+    if (t->reuse)
+        give_taken(t, taken, t->taken_count, 0);
+    t->node_count = nodes;
+    t->last = NULL;
+    arena_rewind(&t->host, host);
+}
+
+struct tensor tape_part(struct tape *t, tape_part_fn fn, const void *data, size_t bytes, struct tensor in)
+{
+    struct part p = {.fn = fn, .in = in};
+    vireo_assert(bytes <= sizeof p.data);
+    memcpy(p.data, data, bytes);
+    const bool forget = t->grad && t->checkpoint;
+    const uint32_t nodes = t->node_count, taken = t->taken_count;
+    struct record *last = t->last;
+    struct arena_mark host = arena_mark(&t->host);
+    struct tensor y = fn(t, data, in);
+    if (t->failed || (t->grad && !forget))
+        return y;
+    if (t->reuse) {
+        give_taken(t, taken, t->taken_count, y.span.address);
+        struct taken *input = forget ? NULL : taken_at(t, in.span.address);
+        if (input && !input->pinned) {
+            gpu_arena_give(t->memory, input->span);
+            input->span = (struct gpu_span){0};
+        }
+    }
+    if (!forget)
+        return y;
+    t->last = last;
+    t->node_count = nodes;
+    arena_rewind(&t->host, host);
+    if (y.node) {
+        y.node = add_node(t, y.dtype, tensor_rows(y), tensor_columns(y));
+        p.out = y;
+        tape_push(t, "part", part_backward, &p, sizeof p);
+    }
+    return y;
 }
 
 bool tape_backward(struct tape *t, struct tensor of, struct tensor grad, struct vireo_error *err)
@@ -238,10 +414,8 @@ bool tape_backward(struct tape *t, struct tensor of, struct tensor grad, struct 
         struct node *n = node_of(t, of);
         vireo_assert(!n->grad.span.address && grad.dtype == n->dtype);
         n->grad = tensor_reshape(grad, 2, (uint32_t[]){n->rows, n->columns});
-        // Records may be pushed by nobody during the walk; each runs once.
-        for (struct record *r = t->last; r && !t->failed; r = r->before)
-            r->fn(t, r->data);
-        t->last = NULL;
+        n->owned = false;
+        walk(t, 0, 0);
     }
     if (t->failed && err)
         *err = t->error;

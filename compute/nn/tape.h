@@ -6,7 +6,10 @@
 //
 // Memory: activations come from `arena`, small host-written arrays from `upload`. Neither is rewound by the tape: the
 // caller marks before and rewinds after (activations at once, since the recorder orders reuse; uploads once the work has
-// passed, gpu_wait).
+// passed, gpu_wait). A tape with `reuse` gives activations and gradients back to the arena as soon as no op reads them
+// any more: the insides of a part (tape_part) after a forward without gradients, and behind the backward walk
+// everything that was made since the record before. With `checkpoint` a part keeps its input alone and is computed
+// again, by the same code and to the same bits, when the walk arrives.
 //
 // Gradients: each tensor made by tape_new(..., true) has a slot (node). Parameters accumulate (+=) into weight.grad, so
 // that micro-batches add up; activations are written on the first contribution and added to on later ones.
@@ -20,6 +23,8 @@ struct tape_params {
     struct gpu_arena *arena, *upload;
     bool grad;              // false: inference; nothing is kept
     enum dtype activations; // DTYPE_F32 or DTYPE_BF16: how ops store their results (nn.h); f16 is refused
+    bool reuse;             // memory is given back early: only results and what tape_pin holds may be read after a walk
+    bool checkpoint;        // parts are forgotten and computed again in the backward walk
 };
 
 // An empty tape on a device. NULL without memory.
@@ -43,6 +48,16 @@ void tape_fail(struct tape *t, enum vireo_code code, const char *fmt, ...) VIREO
 struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad);
 // One of the tape's activation type. Two bf16 share a word, so rows of an odd width are refused there.
 struct tensor tape_activation(struct tape *t, uint32_t rows, uint32_t columns, bool grad);
+// x stays readable until the arena is rewound, also where the tape reuses memory: for what the caller reads afterwards.
+void tape_pin(struct tape *t, struct tensor x);
+
+// out = fn(t, data, in): one layer of a model, the unit of reuse and of checkpointing. `data` (bytes, at most
+// TAPE_PART_BYTES) is copied; what it points to outlives the tape. fn makes its result with the ops of nn.h from `in`,
+// the data and weights alone. `in` must not be read afterwards by anything else.
+enum { TAPE_PART_BYTES = 64 };
+typedef struct tensor (*tape_part_fn)(struct tape *t, const void *data, struct tensor in);
+struct tensor tape_part(struct tape *t, tape_part_fn fn, const void *data, size_t bytes, struct tensor in);
+
 // A vector in upload memory filled from `data` (count elements of the type's size); NULL: the caller writes span.host.
 struct tensor tape_upload(struct tape *t, enum dtype type, uint32_t count, const void *data);
 struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const void *data);

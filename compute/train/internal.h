@@ -21,6 +21,7 @@ struct trainer {
     struct order *order;
     struct arena step_arena; // host memory of one step
     uint32_t micro_batch;    // rows or groups computed at once
+    bool checkpointing;      // layers are computed again in the backward pass
 
     // What a resume continues from.
     uint32_t step, total_steps, updates; // done; in all; optimiser steps that took place
@@ -51,7 +52,8 @@ struct stopwatch {
 };
 struct stopwatch stopwatch_start(void);
 void stopwatch_lap(struct stopwatch *w, json_t *timing, const char *phase); // and starts anew
-// A tape on the trainer's arenas; activations in the type of the weights.
+// A tape on the trainer's arenas, which reuses memory (what is read after the backward pass must be pinned), with
+// activations in the type of the weights.
 struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err);
 void trainer_progress(struct trainer *t, const char *phase, double share);
 

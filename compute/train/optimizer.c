@@ -92,7 +92,7 @@ struct optimizer *optimizer_create(struct model *model, uint32_t leaves, struct 
         o->memory =
             gpu_arena_create(model->dev,
                              &(struct gpu_arena_params){
-                                 .name = "optimizer", .bytes = VIREO_MIN(bytes, (uint64_t)256 << 20), .grows = true},
+                                 .name = "optimizer", .bytes = bytes, .grows = true},
                              err);
         done = o->memory && take_state(o, err) && fill_masters(o, err);
     }

@@ -62,7 +62,9 @@ struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err)
                        &(struct tape_params){.arena = t->activations,
                                              .upload = t->upload,
                                              .grad = grad,
-                                             .activations = t->model->dtype},
+                                              .activations = t->model->dtype,
+                                             .reuse = true,
+                                             .checkpoint = t->checkpointing},
                        err);
 }
 
@@ -317,12 +319,8 @@ enum train_end train_run(const struct job_spec *spec, struct gpu_device *dev, co
         vireo_fail(err, VIREO_INTERNAL, "'%s' is not a training method", job_method_names[spec->method]);
         return TRAIN_FAILED;
     }
-    if (spec->gradient_checkpointing) {
-        vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", "gradient_checkpointing",
-                        "gradient_checkpointing is not built.");
-        return TRAIN_FAILED;
-    }
-    struct trainer t = {.spec = spec, .dev = dev, .hooks = hooks};
+    struct trainer t = {
+        .spec = spec, .dev = dev, .hooks = hooks, .checkpointing = spec->gradient_checkpointing};
     enum train_end end = open_trainer(&t, method, err) ? loop(&t, method, err) : TRAIN_FAILED;
     close_trainer(&t);
     return end;

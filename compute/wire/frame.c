@@ -116,29 +116,53 @@ char *frame_encode(const json_t *message, size_t *size, struct vireo_error *err)
     return bytes;
 }
 
-bool frame_send(int fd, const json_t *message, struct vireo_error *err)
+bool frame_send_bytes(int fd, const void *bytes, size_t count, struct vireo_error *err)
 {
-    size_t size, sent = 0;
-    char *bytes = frame_encode(message, &size, err);
-    if (!bytes)
-        return false;
-    while (sent < size) {
-        ssize_t n = send(fd, bytes + sent, size - sent, MSG_NOSIGNAL);
+    size_t sent = 0;
+    while (sent < count) {
+        ssize_t n = send(fd, (const char *)bytes + sent, count - sent, MSG_NOSIGNAL);
         if (n >= 0) {
             sent += (size_t)n;
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             // The other end is slow; a minute without taking a byte means that it hangs.
             struct pollfd p = {.fd = fd, .events = POLLOUT};
-            if (poll(&p, 1, 60000) == 0) {
-                free(bytes);
+            if (poll(&p, 1, 60000) == 0)
                 return vireo_fail(err, VIREO_IO, "the peer took nothing for 60 s");
-            }
         } else if (errno != EINTR) {
-            free(bytes);
             return vireo_fail_errno(err, "cannot send a frame");
         }
     }
+    return true;
+}
+
+bool frame_send(int fd, const json_t *message, struct vireo_error *err)
+{
+    size_t size;
+    char *bytes = frame_encode(message, &size, err);
+    bool sent = bytes && frame_send_bytes(fd, bytes, size, err);
     free(bytes);
+    return sent;
+}
+
+bool frame_receive_bytes(int fd, struct frame_reader *r, void *out, size_t count, struct vireo_error *err)
+{
+    char *at = out;
+    size_t have = r->size < count ? r->size : count;
+    if (have)
+        memcpy(at, r->buffer + r->start, have);
+    r->start += have;
+    r->size -= have;
+    for (at += have, count -= have; count;) {
+        ssize_t n = read(fd, at, count);
+        if (n > 0) {
+            at += n;
+            count -= (size_t)n;
+        } else if (n == 0) {
+            return vireo_fail(err, VIREO_IO, "the connection ended behind a frame");
+        } else if (errno != EINTR) {
+            return vireo_fail_errno(err, "cannot read behind a frame");
+        }
+    }
     return true;
 }
 

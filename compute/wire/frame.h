@@ -35,4 +35,8 @@ bool frame_send(int fd, const json_t *message, struct vireo_error *err);
 // Blocking: the next frame. *ended (and false without error) when the peer closed between frames.
 bool frame_receive(int fd, struct frame_reader *r, json_t **out, bool *ended, struct vireo_error *err);
 
+// The same for plain bytes that follow a frame which told how many they are.
+bool frame_send_bytes(int fd, const void *bytes, size_t count, struct vireo_error *err);
+bool frame_receive_bytes(int fd, struct frame_reader *r, void *out, size_t count, struct vireo_error *err);
+
 #endif

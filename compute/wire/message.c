@@ -9,7 +9,7 @@ static const char *const names[] = {
     "hello",   "run",      "evaluate", "order",   "ack",    "load",       "generate", "cancel", "check",  "inspect", "init",
     "thumbnail", "devices", "ping",    "pong",    "progress", "started",  "metrics",  "groups", "checkpoint", "event",
     "done",    "cancelled", "paused",  "failed",  "loaded", "accepted",   "token",    "end",    "refused", "stats", "checked",
-    "inspected",
+    "inspected", "unpack", "entry",   "unpacked",
 };
 
 const char *message_name(enum message_kind kind)

@@ -11,6 +11,7 @@
 //   check     {training_file, validation_file, spec, available}   a data worker: rows, grader keys, plan
 //   inspect   {folder}, init {preset, seed, folder}               a data worker: models
 //   thumbnail {path, side}                                        a data worker
+//   unpack    {path, wanted: null | [index ...]}                   a data worker: images of an archive
 //   devices   {}
 //   ping      {id}
 // From a worker:
@@ -21,6 +22,7 @@
 //   loaded    {...}, accepted {id, prompt_tokens, image_tokens, text_tokens}, token {id, index, text, logprobs},
 //   end       {id, index, reason, completion_tokens, cached_tokens}, refused {id, error}, stats {...}
 //   checked   {...}, inspected {...}, thumbnail {png base64}, devices {devices}
+//   entry     {index, name, bytes, format, width, height}, for a wanted index followed by so many bytes; unpacked {entries}
 //   pong      {id}
 #ifndef VIREO_WIRE_MESSAGE_H
 #define VIREO_WIRE_MESSAGE_H
@@ -35,6 +37,7 @@ enum message_kind {
     MESSAGE_PONG, MESSAGE_PROGRESS, MESSAGE_STARTED, MESSAGE_METRICS, MESSAGE_GROUPS, MESSAGE_CHECKPOINT, MESSAGE_EVENT,
     MESSAGE_DONE, MESSAGE_CANCELLED, MESSAGE_PAUSED, MESSAGE_FAILED, MESSAGE_LOADED, MESSAGE_ACCEPTED, MESSAGE_TOKEN,
     MESSAGE_END, MESSAGE_REFUSED, MESSAGE_STATS, MESSAGE_CHECKED, MESSAGE_INSPECTED,
+    MESSAGE_UNPACK, MESSAGE_ENTRY, MESSAGE_UNPACKED,
     MESSAGE_UNKNOWN,
 };
 

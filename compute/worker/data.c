@@ -229,6 +229,7 @@ int worker_data(struct link *l)
         json_t *message = link_receive(l, -1), *out = NULL;
         switch (message_kind_of(message)) {
         case MESSAGE_CHECK: check(l, message);
+        case MESSAGE_UNPACK: worker_unpack(l, message);
         case MESSAGE_INSPECT:
         case MESSAGE_INIT: return inspect(l, message);
         case MESSAGE_THUMBNAIL: break;

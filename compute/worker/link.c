@@ -97,13 +97,18 @@ struct link *link_open(int fd, struct vireo_error *err)
 
 void link_send(struct link *l, json_t *message)
 {
+    link_send_bytes(l, message, NULL, 0);
+}
+
+void link_send_bytes(struct link *l, json_t *message, const void *bytes, size_t count)
+{
     struct vireo_error err;
     if (!message) {
         log_error("out of memory while composing a message");
         return;
     }
     pthread_mutex_lock(&l->send_lock);
-    bool sent = frame_send(l->fd, message, &err);
+    bool sent = frame_send(l->fd, message, &err) && (!count || frame_send_bytes(l->fd, bytes, count, &err));
     pthread_mutex_unlock(&l->send_lock);
     const char *kind = json_string_value(json_object_get(message, "kind"));
     if (!sent && err.code != VIREO_IO)

@@ -13,6 +13,8 @@ struct link;
 struct link *link_open(int fd, struct vireo_error *err);
 // Takes `message` (NULL: an allocation failure, which is logged). A failed send ends the process as an orphan.
 void link_send(struct link *l, json_t *message);
+// The same, and `count` plain bytes behind it.
+void link_send_bytes(struct link *l, json_t *message, const void *bytes, size_t count);
 void link_send_error(struct link *l, enum message_kind kind, const struct vireo_error *err);
 // The next frame that is not an order, ack or ping; a new reference. timeout_ms -1: waits for ever; NULL: none came.
 json_t *link_receive(struct link *l, int timeout_ms);
@@ -30,5 +32,7 @@ int worker_train(struct link *l);
 int worker_infer(struct link *l);
 int worker_data(struct link *l);
 int worker_devices(struct link *l);
+// A request "unpack" of the data role: enters the sandbox, answers, and never returns.
+_Noreturn void worker_unpack(struct link *l, const json_t *message);
 
 #endif

@@ -1,12 +1,10 @@
 #include "server/api/job_json.h"
 
 #include "compute/base/check.h"
-#include "compute/base/clock.h"
 #include "compute/base/hash.h"
 #include "compute/base/json.h"
 #include "compute/dataset/jsonl.h"
 #include "compute/rewards/grader.h"
-#include "server/api/object_json.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -457,166 +455,11 @@ static json_t *value_of(const struct job_spec *s, const struct key *k)
     return NULL;
 }
 
-static json_t *resolved_values(const struct job_spec *s, const json_t *facts)
+json_t *job_json_values(const struct job_spec *s)
 {
     json_t *o = json_object();
     for (size_t i = 0; i < VIREO_COUNT(keys); i++)
         if (s->method != JOB_SFT || !keys[i].reinforcement)
             json_object_set_new(o, keys[i].name, value_of(s, &keys[i]));
-    json_object_set_new(o, "adapter", json_string("full"));
-    if (!s->max_steps)
-        json_object_set_new(o, "max_steps", json_null());
-    // What the worker decided replaces "auto".
-    json_t *micro = json_object_get(facts, "micro_batch_size"), *dtype = json_object_get(facts, "dtype");
-    if (s->micro_batch_size == 0)
-        json_object_set_new(o, "micro_batch_size", micro ? json_incref(micro) : json_string("auto"));
-    if (dtype)
-        json_object_set(o, "dtype_used", dtype);
-    return o;
-}
-
-json_t *job_json_show(const struct store_job *job, int queue_position)
-{
-    struct arena a;
-    struct job_spec s;
-    arena_init(&a, 0);
-    json_t *resolved = api_parse(job->resolved), *progress = api_parse(job->progress), *vireo = json_object();
-    json_t *facts = json_object_get(progress, "facts"), *h = json_object(), *method;
-    if (!job_spec_parse(json_object_get(resolved, "spec"), &a, &s, NULL))
-        job_spec_defaults(&s, JOB_SFT);
-    json_object_set_new(h, "n_epochs", json_integer(s.n_epochs));
-    json_object_set_new(h, "batch_size", json_integer(s.batch_size));
-    json_object_set_new(h, "learning_rate_multiplier", json_real(s.learning_rate / (s.method == JOB_SFT ? 2e-5 : 1e-6)));
-    if (s.method == JOB_GRPO) {
-        json_object_set_new(h, "compute_multiplier", json_real(s.num_generations / 8.0));
-        json_object_set_new(h, "eval_interval", s.eval_interval ? json_integer(s.eval_interval) : json_string("auto"));
-        json_object_set_new(h, "eval_samples", s.eval_samples ? json_integer(s.eval_samples) : json_string("auto"));
-        json_object_set_new(h, "reasoning_effort", json_string("default"));
-        method = json_pack("{s:s,s:{s:O?,s:n,s:O}}", "type", "reinforcement", "reinforcement", "grader", s.grader,
-                           "response_format", "hyperparameters", h);
-    } else {
-        method = json_pack("{s:s,s:{s:O}}", "type", "supervised", "supervised", "hyperparameters", h);
-    }
-    json_object_update(vireo, progress);
-    json_object_del(vireo, "pause_requested");
-    json_object_del(vireo, "facts");
-    json_t *shown = resolved_values(&s, facts), *preset = json_object_get(resolved, "preset");
-    json_object_update_missing(vireo, shown);
-    json_decref(shown);
-    bool running = strcmp(job->status, "running") == 0;
-    const json_t *per_epoch = json_object_get(facts, "rows");
-    double epoch = per_epoch && json_integer_value(per_epoch) > 0
-                       ? (double)job->step * s.batch_size / (double)json_integer_value(per_epoch)
-                       : 0;
-    if (preset)
-        json_object_set(vireo, "preset", preset);
-    json_object_set_new(vireo, "step", json_integer(job->step));
-    json_object_set_new(vireo, "total_steps", job->total_steps ? json_integer(job->total_steps) : json_null());
-    json_object_set_new(vireo, "epoch", json_real(epoch));
-    json_object_set_new(vireo, "queue_position", queue_position ? json_integer(queue_position) : json_null());
-    json_t *device = json_object_get(facts, "device");
-    json_object_set(vireo, "device", device ? device : json_null());
-    json_object_set_new(vireo, "eta_s", running && job->eta_seconds >= 0 ? json_real(job->eta_seconds) : json_null());
-    json_object_set_new(vireo, "started_at", api_time(job->started_at));
-    json_object_set_new(vireo, "paused_at", api_time(job->paused_at));
-    json_object_set_new(vireo, "pausing", json_boolean(running && json_is_true(json_object_get(progress, "pause_requested"))));
-    json_object_set_new(vireo, "checkpoint_step", json_integer(job->checkpoint_step));
-    json_object_set_new(vireo, "attempts", json_integer(job->attempts));
-    json_object_set_new(vireo, "alerts", json_array());
-    if (facts)
-        json_object_set(vireo, "facts", facts);
-    json_t *files = json_array();
-    if (job->result_file)
-        json_array_append_new(files, json_string(job->result_file));
-    int64_t finish = clock_unix() + (int64_t)ceil(job->eta_seconds);
-    json_t *estimate = running && job->eta_seconds >= 0 ? json_integer(finish) : json_null();
-    json_t *o = json_pack("{s:s,s:s,s:I,s:o,s:o,s:s,s:s?,s:s,s:s,s:s,s:s?,s:o,s:o,s:o,s:o}", "id", job->id, "object",
-                          "fine_tuning.job", "created_at", (json_int_t)job->created_at, "finished_at",
-                          api_time(job->finished_at), "estimated_finish", estimate, "model", job->model, "fine_tuned_model",
-                          job->fine_tuned_model, "organization_id", "org-vireo", "status", job->status, "training_file",
-                          job->training_file, "validation_file", job->validation_file, "result_files", files,
-                          "trained_tokens", job->trained_tokens ? json_integer(job->trained_tokens) : json_null(),
-                          "hyperparameters", h, "method", method);
-    if (o) {
-        json_object_set_new(o, "seed", json_integer((json_int_t)s.seed));
-        json_object_set_new(o, "integrations", json_array());
-        json_object_set_new(o, "metadata", api_parse(job->metadata));
-        json_object_set_new(o, "error", job->error ? api_parse(job->error) : json_null());
-        json_object_set_new(o, "eval_id", json_null());
-        json_object_set_new(o, "vireo", vireo);
-    }
-    job_spec_finish(&s);
-    json_decref(resolved);
-    json_decref(progress);
-    arena_finish(&a);
-    return o;
-}
-
-// ---- evaluations
-
-bool evaluation_json_read(json_t *body, struct arena *a, struct evaluation_request *out, struct vireo_error *err)
-{
-    static const char *const known[] = {"model", "file", "grader", "temperature", "top_p", "top_k", "min_p", "n", "seed",
-                                        "max_completion_tokens", "limit", "system_prompt", "question_template", "min_pixels",
-                                        "max_pixels", "metadata", NULL};
-    struct evaluation_request r = {0};
-    const char *unknown;
-    if (json_find_unknown(body, known, &unknown))
-        return vireo_fail_kind(err, VIREO_INVALID, "unknown_parameter", unknown, "Unknown parameter: '%.80s'.", unknown);
-    struct job_spec *s = &r.spec;
-    job_spec_defaults(s, JOB_EVALUATE);
-    int64_t n = 1, tokens = 256, limit = 0, top_k = 0, least = 0, most = 0;
-    json_t *grader = NULL;
-    if (!json_get_string_required(body, "", "model", &r.model, err) ||
-        !json_get_string_required(body, "", "file", &r.file, err) || !json_get_object(body, "", "grader", &grader, err) ||
-        !json_get_number(body, "", "temperature", 0, 2, &s->eval_temperature, err) ||
-        !json_get_number(body, "", "top_p", 0, 1, &s->top_p, err) ||
-        !json_get_number(body, "", "min_p", 0, 1, &s->min_p, err) ||
-        !json_get_integer(body, "", "top_k", 0, 1 << 24, &top_k, err) ||
-        !json_get_integer(body, "", "n", 1, 128, &n, err) ||
-        !json_get_integer(body, "", "max_completion_tokens", 1, 1 << 20, &tokens, err) ||
-        !json_get_integer(body, "", "limit", 0, 100000000, &limit, err) ||
-        !json_get_integer(body, "", "min_pixels", 784, 1000000000, &least, err) ||
-        !json_get_integer(body, "", "max_pixels", 784, 1000000000, &most, err) ||
-        !json_get_string(body, "", "system_prompt", &s->system_prompt, err) ||
-        !json_get_string(body, "", "question_template", &s->question_template, err))
-        return false;
-    int64_t seed = 0; // evaluations repeat unless another seed is asked for
-    if (!json_get_integer(body, "", "seed", 0, INT64_MAX, &seed, err))
-        return false;
-    s->seed = (uint64_t)seed;
-    if (!grader)
-        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "grader",
-                               "Missing required parameter: 'grader'.");
-    if (s->question_template && strcmp(s->question_template, "none") != 0 && !question_template(s->question_template))
-        return vireo_fail_param(err, "question_template", "Invalid value for 'question_template': expected none, default, rec, "
-                                                          "ic or odLength, got '%.60s'.", s->question_template);
-    struct grader *g = grader_create(grader, "grader", err);
-    if (!g)
-        return false;
-    s->grader = grader_to_json(g, err);
-    grader_destroy(&g);
-    s->eval_generations = s->num_generations = (uint32_t)n;
-    s->max_completion_length = (uint32_t)tokens;
-    s->eval_samples = (uint32_t)limit;
-    s->top_k = (uint32_t)top_k;
-    s->min_pixels = (uint64_t)least;
-    s->max_pixels = (uint64_t)most;
-    *out = r;
-    return s->grader != NULL;
-}
-
-json_t *evaluation_json_show(const struct store_evaluation *e, double progress)
-{
-    json_t *spec = api_parse(e->spec), *s = json_object_get(spec, "spec");
-    json_t *o = json_pack("{s:s,s:s,s:I,s:o,s:o,s:s,s:s,s:s,s:O?,s:O?,s:O?,s:O?,s:O?,s:f,s:o,s:o}", "id", e->id, "object",
-                          "vireo.evaluation", "created_at", (json_int_t)e->created_at, "started_at", api_time(e->started_at),
-                          "finished_at", api_time(e->finished_at), "status", e->status, "model", e->model, "file", e->file_id,
-                          "grader", json_object_get(s, "grader"), "temperature", json_object_get(s, "eval_temperature"), "n",
-                          json_object_get(s, "eval_generations"), "max_completion_tokens",
-                          json_object_get(s, "max_completion_length"), "seed", json_object_get(s, "seed"), "progress",
-                          strcmp(e->status, "succeeded") == 0 ? 1.0 : progress, "result",
-                          e->result ? api_parse(e->result) : json_null(), "error", e->error ? api_parse(e->error) : json_null());
-    json_decref(spec);
     return o;
 }

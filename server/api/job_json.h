@@ -4,7 +4,6 @@
 #define VIREO_API_JOB_JSON_H
 
 #include "compute/wire/spec.h"
-#include "server/store/evaluations.h"
 #include "server/store/jobs.h"
 
 // What a client asked for, checked as far as that needs no store.
@@ -23,15 +22,9 @@ json_t *job_json_resolved(const struct job_request *r, const char *fine_tuned_mo
 // "ft:{base}:{org}:{suffix}:{8 chars}", the same for the same job id.
 const char *job_json_model_name(const char *model, const char *suffix, const char *job_id, struct arena *a);
 
+// What the keys of "vireo" resolve to, by their names; those of reinforcement only for that method. A new reference.
+json_t *job_json_values(const struct job_spec *s);
 // The job object; queue_position 0: not queued. A new reference.
 json_t *job_json_show(const struct store_job *job, int queue_position);
-
-// Evaluations: {"model", "file", "grader", "temperature", "n", "max_completion_tokens", "seed", "limit", ...}.
-struct evaluation_request {
-    const char *model, *file;
-    struct job_spec spec;
-};
-bool evaluation_json_read(json_t *body, struct arena *a, struct evaluation_request *out, struct vireo_error *err);
-json_t *evaluation_json_show(const struct store_evaluation *e, double progress);
 
 #endif

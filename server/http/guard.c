@@ -11,9 +11,9 @@ enum { HEADER_BYTES = 8192, HEADER_COUNT = 100, TARGET_BYTES = 4096 };
 
 struct framing {
     size_t headers, lengths, encodings, hosts, content_types;
-    size_t bytes; // least size that the header can have had
     const char *length, *encoding, *host;
-    bool malformed;
+    const char *next; // where the next line must begin, see is_contiguous
+    bool malformed, scattered;
 };
 
 static enum MHD_Result look(void *context, enum MHD_ValueKind kind, const char *key, size_t key_size,
@@ -21,8 +21,9 @@ static enum MHD_Result look(void *context, enum MHD_ValueKind kind, const char *
 {
     struct framing *f = context;
     (void)kind;
+    f->scattered = f->scattered || key != f->next;
+    f->next = value ? value + value_size + 2 : NULL;
     f->headers++;
-    f->bytes += key_size + value_size + 3; // ":" and CRLF
     // tchar of RFC 9110; catches "Content-Length :" and folded nonsense.
     for (size_t i = 0; i < key_size; i++)
         if (!strchr("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", key[i]) || !key[i])
@@ -52,7 +53,17 @@ static bool bad(struct vireo_error *err, const char *what)
     return vireo_fail_kind(err, VIREO_INVALID, "invalid_request", NULL, "%s", what);
 }
 
-static bool check_framing(struct request *req, const struct framing *f, const char *version, struct vireo_error *err)
+// 0.9.75 cuts its read buffer into strings in place and forgives much: it takes a bare LF for the end of a line, joins
+// folded lines, and takes a line that begins with a colon for the end of the header, so that the rest would be the next
+// request. So every line must begin right behind the CR LF of the one before, and nothing but the empty line be left.
+// (1.0 refuses all that by itself, and may lay its buffer out as it likes.)
+static bool is_contiguous(const struct framing *f, const char *method, size_t header_size)
+{
+    return strncmp(MHD_get_version(), "0.9.", 4) != 0 || (!f->scattered && f->next + 2 == method + header_size);
+}
+
+static bool check_framing(struct request *req, const struct framing *f, const char *method, const char *version,
+                          struct vireo_error *err)
 {
     const union MHD_ConnectionInfo *size =
         MHD_get_connection_info(req->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
@@ -60,6 +71,8 @@ static bool check_framing(struct request *req, const struct framing *f, const ch
         return bad(err, "The HTTP version must be 1.0 or 1.1.");
     if (req->has_nul)
         return bad(err, "The request line holds a NUL character.");
+    if (strchr(req->target, ' '))
+        return bad(err, "The request line must be a method, a target without blanks, and a version.");
     if (f->malformed)
         return bad(err, "A header line is malformed.");
     if (f->headers > HEADER_COUNT || (size && size->header_size > HEADER_BYTES))
@@ -68,11 +81,8 @@ static bool check_framing(struct request *req, const struct framing *f, const ch
     if (strlen(req->target) > TARGET_BYTES)
         return vireo_fail_kind(err, VIREO_INVALID, "uri_too_long", NULL, "The URL is longer than %d bytes.",
                                TARGET_BYTES);
-    // Lines that end in a bare LF are a byte shorter than they may be. (One such line beside optional blanks elsewhere
-    // stays unseen here; it is harmless as libmicrohttpd and we read the same lines.)
-    size_t least = f->bytes + strlen(req->method) + strlen(req->target) + strlen(version) + 2 + 2 + 2;
-    if (size && size->header_size < least)
-        return bad(err, "Header lines must end in CR LF.");
+    if (!size || !is_contiguous(f, method, size->header_size))
+        return bad(err, "A header line is malformed: lines must end in CR LF, begin with a name, and not be folded.");
     if (f->lengths > 1)
         return bad(err, "More than one Content-Length.");
     if (f->lengths && f->encodings)
@@ -157,14 +167,15 @@ static bool check_origin(const struct request *req, const char *host, struct vir
                            "Requests from pages of '%.80s' are not allowed.", origin);
 }
 
-bool guard_check(struct request *req, const char *version, bool *close, struct vireo_error *err)
+bool guard_check(struct request *req, const char *method, const char *version, bool *close, struct vireo_error *err)
 {
-    struct framing f = {0};
+    struct framing f = {.next = version + strlen(version) + 2};
     *close = true;
     MHD_get_connection_values_n(req->connection, MHD_HEADER_KIND, look, &f);
-    if (!check_framing(req, &f, version, err) || !check_host(req, f.host, err))
+    if (!check_framing(req, &f, method, version, err) || !check_host(req, f.host, err))
         return false;
-    *close = false;
+    // The colon that ends a header ends trailers too, and those nobody sees: behind chunks there is no next request.
+    *close = f.encodings > 0;
     return check_origin(req, f.host, err);
 }
 

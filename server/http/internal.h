@@ -39,6 +39,7 @@ struct conn {
     int64_t window_ms;           // watcher only
     uint64_t window_bytes;       // watcher only
     bool cut;                    // watcher only: shut down already
+    int refused;                 // status of libmicrohttpd's own refusal of the present request; 0: none
     struct request *waiting;     // with conn_lock: deferred request to watch
     struct sse *stream;          // with conn_lock: stream to watch; one reference
     struct conn *previous, *next;
@@ -125,8 +126,14 @@ struct request {
     struct task task;
 };
 
-// Framing that smuggles, Host, Origin: VIREO_INVALID or VIREO_FORBIDDEN. *close: the connection must end.
-bool guard_check(struct request *req, const char *version, bool *close, struct vireo_error *err);
+// Framing that smuggles, Host, Origin: VIREO_INVALID or VIREO_FORBIDDEN. *close: the connection must end. `method` and
+// `version` are libmicrohttpd's own strings: where they stand tells how the header was cut.
+bool guard_check(struct request *req, const char *method, const char *version, bool *close, struct vireo_error *err);
+// Queues an answer of ours; as MHD_queue_response, see refusal.c.
+enum MHD_Result refusal_queue_answer(struct MHD_Connection *connection, unsigned status, struct MHD_Response *response);
+// Puts the last bytes of a connection on the wire past libmicrohttpd, on the connection's thread and between two answers;
+// the caller then lets libmicrohttpd end the connection. False: the client only sees the end.
+bool connection_write_last(struct conn *conn, struct MHD_Connection *connection, const char *text, size_t length);
 // Content-Length of a checked request; UINT64_MAX: chunked; 0: none.
 uint64_t guard_content_length(struct request *req);
 
@@ -177,5 +184,17 @@ void http_submit(struct http_server *s, struct task *task);
 void *watcher_main(void *server);
 void conn_phase_set(struct conn *c, enum conn_phase phase);
 void request_resume(struct request *req); // READY, and wakes the connection
+// One answer for /metrics; route NULL: it matched none.
+void http_count_answer(struct http_server *s, const struct route *route, int status, double seconds);
+
+// --- callbacks of libmicrohttpd (exchange.c); context is the server --------------------------------------------------
+
+void *exchange_request_line(void *context, const char *target, struct MHD_Connection *connection);
+enum MHD_Result exchange_request(void *context, struct MHD_Connection *connection, const char *url, const char *method,
+                                 const char *version, const char *upload, size_t *upload_size, void **request);
+void exchange_completed(void *context, struct MHD_Connection *connection, void **request,
+                        enum MHD_RequestTerminationCode why);
+void exchange_connection(void *context, struct MHD_Connection *connection, void **socket_context,
+                         enum MHD_ConnectionNotificationCode code);
 
 #endif

@@ -209,39 +209,63 @@ void process_reap(struct process *p, int *status, char *reason, size_t size)
     *p = (struct process){.fd = -1};
 }
 
-json_t *process_ask(const char *role, json_t *message, struct vireo_error *err)
+bool process_begin(struct process *p, const char *role, json_t *message, int silence_s, struct vireo_error *err)
 {
-    struct process p;
-    if (!message) {
-        vireo_fail_memory(err, 256);
-        return NULL;
+    if (!message)
+        return vireo_fail_memory(err, 256);
+    bool done = process_start(p, role, true, err);
+    if (done) {
+        struct timeval limit = {.tv_sec = silence_s};
+        fcntl(p->fd, F_SETFL, 0);
+        setsockopt(p->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        setsockopt(p->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+        done = frame_send(p->fd, message, err);
+        if (!done)
+            process_end(p, NULL, 0);
     }
-    if (!process_start(&p, role, true, err)) {
-        json_decref(message);
-        return NULL;
-    }
-    fcntl(p.fd, F_SETFL, 0);
-    json_t *answer = NULL;
-    bool ended, done = frame_send(p.fd, message, err);
     json_decref(message);
-    while (done && !answer) {
+    return done;
+}
+
+bool process_answer(struct process *p, json_t **answer, struct vireo_error *err)
+{
+    bool ended;
+    for (*answer = NULL;;) {
         json_t *m = NULL;
         struct vireo_error why = {.code = VIREO_INTERNAL};
-        if (!frame_receive(p.fd, &p.reader, &m, &ended, &why))
-            break;
+        if (!frame_receive(p->fd, &p->reader, &m, &ended, &why))
+            return true;
         enum message_kind kind = message_kind_of(m);
         if (kind == MESSAGE_FAILED || kind == MESSAGE_REFUSED) {
-            if (err)
-                message_read_error(json_object_get(m, "error"), err);
-            done = false;
-        } else if (kind != MESSAGE_HELLO && kind != MESSAGE_PROGRESS && kind != MESSAGE_EVENT) {
-            answer = json_incref(m);
+            struct vireo_error ignored;
+            message_read_error(json_object_get(m, "error"), err ? err : &ignored);
+            json_decref(m);
+            return false;
+        }
+        if (kind != MESSAGE_HELLO && kind != MESSAGE_PROGRESS && kind != MESSAGE_EVENT) {
+            *answer = m;
+            return true;
         }
         json_decref(m);
     }
-    char reason[128];
+}
+
+void process_end(struct process *p, char *reason, size_t size)
+{
+    char text[128];
     int status;
-    process_reap(&p, &status, reason, sizeof reason);
+    process_reap(p, &status, reason ? reason : text, reason ? size : sizeof text);
+}
+
+json_t *process_ask(const char *role, json_t *message, struct vireo_error *err)
+{
+    struct process p;
+    json_t *answer;
+    char reason[128];
+    if (!process_begin(&p, role, message, 0, err))
+        return NULL;
+    bool done = process_answer(&p, &answer, err);
+    process_end(&p, reason, sizeof reason);
     if (done && !answer)
         vireo_fail(err, VIREO_UNAVAILABLE, "%s", reason);
     return answer;

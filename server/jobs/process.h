@@ -35,7 +35,14 @@ void process_kill(struct process *p);
 // for a signal. `reason` becomes a sentence for people: "The worker was ended by signal 9 (Killed)."
 void process_reap(struct process *p, int *status, char *reason, size_t size);
 
-// Blocking conversation with a fresh worker: sends `message` (taken), returns its first answer that is no hello or progress,
+// A blocking conversation with a fresh worker: it begins with `message` (taken). silence_s: most seconds between two frames; 0: no
+// limit. False: there is no process.
+bool process_begin(struct process *p, const char *role, json_t *message, int silence_s, struct vireo_error *err);
+// Its next frame that is no hello, progress or event, a new reference. False: the worker told an error. NULL and true: it ended,
+// fell silent or sent garbage, and process_end says why.
+bool process_answer(struct process *p, json_t **answer, struct vireo_error *err);
+void process_end(struct process *p, char *reason, size_t size); // reason may be NULL; as process_reap
+// The whole of it: sends `message` (taken), returns its first answer that is no hello or progress,
 // and ends it. NULL + err; a frame "failed" or "refused" is an error.
 json_t *process_ask(const char *role, json_t *message, struct vireo_error *err);
 

@@ -5,7 +5,7 @@
 #include "compute/base/json.h"
 #include "compute/dataset/jsonl.h"
 #include "compute/image/decode.h"
-#include "server/api/unpack.h"
+#include "server/jobs/unpack.h"
 #include "server/store/blob.h"
 #include "server/store/files.h"
 
@@ -18,8 +18,10 @@ enum { ROW_SOURCES = 16, ARCHIVES = 16 };
 // Something a row may name.
 struct candidate {
     const char *name; // as uploaded: "train/a.jpg"
-    const char *path; // a file of its own; NULL: in an archive or in the store
-    const char *id;   // img_…; NULL until stored
+    const char *path; // a file of its own, or the archive that it is in; NULL: in the store
+    bool packed;      // image number `entry` of the archive
+    size_t entry;
+    const char *id; // img_…; NULL until stored
     struct store_image image;
     bool used;
 };
@@ -114,13 +116,26 @@ static struct candidate *add_candidate(struct import *i, const char *name, struc
     return c;
 }
 
-static bool note_entry(void *context, const char *name, const void *bytes, size_t count, struct vireo_error *err)
+struct listing {
+    struct import *import;
+    const char *path;
+};
+
+static bool note_entry(void *context, const struct unpack_image *image, const void *bytes, struct vireo_error *err)
 {
-    struct import *i = context;
-    if (image_sniff(bytes, count) == IMAGE_UNKNOWN)
-        return true; // labels and notes beside the images; a row that names one is told so
-    struct candidate *c = add_candidate(i, name, err);
-    return c && image_describe(bytes, count, name, &c->image, err);
+    struct listing *l = context;
+    struct candidate *c = add_candidate(l->import, image->name, err);
+    (void)bytes;
+    if (!c)
+        return false;
+    c->path = l->path;
+    c->packed = true;
+    c->entry = image->index;
+    c->image.format = image->format;
+    c->image.width = image->width;
+    c->image.height = image->height;
+    c->image.bytes = (int64_t)image->count;
+    return true;
 }
 
 bool import_add_archive(struct import *i, const char *path, struct vireo_error *err)
@@ -128,7 +143,8 @@ bool import_add_archive(struct import *i, const char *path, struct vireo_error *
     if (i->archive_count == ARCHIVES)
         return vireo_fail(err, VIREO_INVALID, "More than %d archives.", ARCHIVES);
     i->archives[i->archive_count++] = path;
-    return unpack_each(path, &unpack_default_limits, note_entry, i, err);
+    struct listing l = {i, path};
+    return jobs_unpack(path, NULL, 0, note_entry, &l, err);
 }
 
 bool import_add_image_file(struct import *i, const char *name, const char *path, struct vireo_error *err)
@@ -340,31 +356,43 @@ static bool check_rows(struct import *i, struct totals *totals, json_t *issues, 
 
 // --- storing ---------------------------------------------------------------------------------------------------------
 
-struct storing {
-    struct import *import;
-    size_t at; // entries come in the order they were noted in
-};
-
 static bool keep_digest(struct import *i, struct candidate *c, const char sha[65], struct vireo_error *err)
 {
     c->image.sha256 = arena_copy_string(i->arena, sha);
     return c->image.sha256 || vireo_fail_memory(err, 65);
 }
 
-static bool store_entry(void *context, const char *name, const void *bytes, size_t count, struct vireo_error *err)
+struct storing {
+    struct import *import;
+    struct candidate **owners; // of the wanted entries, in their order
+    size_t at;
+};
+
+static bool store_entry(void *context, const struct unpack_image *image, const void *bytes, struct vireo_error *err)
 {
     struct storing *s = context;
+    struct candidate *c = s->owners[s->at++];
     char sha[65];
-    (void)name;
-    if (image_sniff(bytes, count) == IMAGE_UNKNOWN)
-        return true;
-    struct import *i = s->import;
-    while (s->at < i->count && (i->candidates[s->at].path || i->candidates[s->at].id))
-        s->at++;
-    if (s->at >= i->count)
-        return vireo_fail(err, VIREO_INTERNAL, "an archive changed while it was read");
-    struct candidate *c = &i->candidates[s->at++];
-    return !c->used || (blob_put(i->store, bytes, count, sha, err) && keep_digest(i, c, sha, err));
+    return blob_put(s->import->store, bytes, image->count, sha, err) && keep_digest(s->import, c, sha, err);
+}
+
+// The images of one archive that rows name.
+static bool store_packed(struct import *i, const char *archive, struct vireo_error *err)
+{
+    size_t *wanted = vireo_calloc(i->count + 1, sizeof *wanted), count = 0;
+    struct storing s = {.import = i, .owners = vireo_calloc(i->count + 1, sizeof *s.owners)};
+    bool ok = (wanted && s.owners) || vireo_fail_memory(err, i->count * sizeof *wanted);
+    for (size_t k = 0; ok && k < i->count; k++) { // noted in the archive's order
+        struct candidate *c = &i->candidates[k];
+        if (c->packed && c->used && c->path == archive) {
+            s.owners[count] = c;
+            wanted[count++] = c->entry;
+        }
+    }
+    ok = ok && jobs_unpack(archive, wanted, count, store_entry, &s, err);
+    free(wanted);
+    free(s.owners);
+    return ok;
 }
 
 static bool store_file_bytes(struct import *i, struct candidate *c, struct vireo_error *err)
@@ -380,9 +408,8 @@ static bool store_file_bytes(struct import *i, struct candidate *c, struct vireo
 
 static bool store_images(struct import *i, size_t *stored, size_t *skipped, struct vireo_error *err)
 {
-    struct storing s = {.import = i};
     for (size_t k = 0; k < i->archive_count; k++)
-        if (!unpack_each(i->archives[k], &unpack_default_limits, store_entry, &s, err))
+        if (!store_packed(i, i->archives[k], err))
             return false;
     struct store_image *images = arena_array(i->arena, struct store_image, i->count + 1);
     struct candidate **owners = arena_array(i->arena, struct candidate *, i->count + 1);
@@ -396,7 +423,7 @@ static bool store_images(struct import *i, size_t *stored, size_t *skipped, stru
         *skipped += !c->used;
         if (!c->used || c->id)
             continue;
-        if (c->path && !store_file_bytes(i, c, err))
+        if (c->path && !c->packed && !store_file_bytes(i, c, err))
             return false;
         if (!c->image.filename)
             c->image.filename = base_of(c->name);

@@ -1,8 +1,8 @@
 // /v1/vireo/datasets
 #include "compute/base/file.h"
 #include "compute/base/json.h"
+#include "compute/dataset/unpack.h"
 #include "compute/image/decode.h"
-#include "server/api/unpack.h"
 #include "server/api/object_json.h"
 #include "server/routes/common.h"
 #include "server/routes/dataset_import.h"
@@ -26,14 +26,19 @@ static bool check_name(const char *name, struct vireo_error *err)
                                     "characters, got '%.80s'.", name);
 }
 
-static bool is_image_file(const char *path)
+enum upload { ROWS, IMAGE, ARCHIVE };
+
+// By the first bytes.
+static enum upload kind_of(const char *path)
 {
-    uint8_t head[64];
+    uint8_t head[UNPACK_HEAD];
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t got = fd >= 0 ? read(fd, head, sizeof head) : -1;
     if (fd >= 0)
         close(fd);
-    return got > 0 && image_sniff(head, (size_t)got) != IMAGE_UNKNOWN;
+    if (got <= 0)
+        return ROWS;
+    return unpack_is_archive(head, (size_t)got) ? ARCHIVE : image_sniff(head, (size_t)got) != IMAGE_UNKNOWN ? IMAGE : ROWS;
 }
 
 // --- from a form: parts tell by their first bytes what they are ------------------------------------------------------
@@ -46,9 +51,10 @@ static bool from_form(struct request *req, struct import *in, const char **name,
         const char *label = p->filename ? p->filename : "file";
         if (!p->path)
             continue;
-        bool ok = unpack_is_archive(p->path)  ? import_add_archive(in, p->path, err)
-                  : is_image_file(p->path) ? import_add_image_file(in, label, p->path, err)
-                                           : import_add_rows(in, label, p->path, err);
+        enum upload kind = kind_of(p->path);
+        bool ok = kind == ARCHIVE ? import_add_archive(in, p->path, err)
+                  : kind == IMAGE ? import_add_image_file(in, label, p->path, err)
+                                  : import_add_rows(in, label, p->path, err);
         if (!ok)
             return false;
     }
@@ -97,7 +103,7 @@ static bool add_image_item(struct request *req, struct import *in, const json_t 
     struct store_file file;
     if (!stored_path(req, id, param, &file, &path, err))
         return false;
-    if (unpack_is_archive(path))
+    if (kind_of(path) == ARCHIVE)
         return import_add_archive(in, path, err);
     return import_add_image_file(in, name ? name : file.filename, path, err);
 }
@@ -131,7 +137,7 @@ static bool from_json(struct request *req, struct import *in, const char **name,
             return vireo_fail_kind(err, VIREO_INVALID, "invalid_type", param, "%s must be a file id.", param);
         if (!stored_path(req, id, param, &file, &path, err))
             return false;
-        bool archive = unpack_is_archive(path);
+        bool archive = kind_of(path) == ARCHIVE;
         if (archive ? !import_add_archive(in, path, err) : !import_add_rows(in, file.filename, path, err))
             return false;
     }

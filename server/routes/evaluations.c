@@ -1,5 +1,5 @@
 // /v1/vireo/evaluations
-#include "server/api/job_json.h"
+#include "server/api/evaluation_json.h"
 #include "server/api/object_json.h"
 #include "server/jobs/evaluation.h"
 #include "server/routes/training.h"

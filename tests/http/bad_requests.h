@@ -17,8 +17,9 @@
 struct bad_request {
     const char *why, *bytes;
     size_t length;
-    int status; // 0: any 4xx
+    int status; // 0: any 4xx; CLOSED: a clean end without an answer, or a 4xx
 };
+#define CLOSED (-1)
 #define R(why, status, bytes) {why, bytes, sizeof(bytes) - 1, status}
 
 static const struct bad_request bad_requests[] = {
@@ -64,9 +65,32 @@ static const struct bad_request bad_requests[] = {
       LINES10 LINES10 LINES10 LINES10 "\r\n"),
     R("9 kB of headers", 431, "GET " GOOD " HTTP/1.1\r\n" H "A: " X4096 X4096 X512 "\r\n\r\n"),
     R("a header larger than the connection's memory", 431, "GET " GOOD " HTTP/1.1\r\n" H "A: "
-      X4096 X4096 X4096 X4096 X4096 "\r\n\r\n"),
+      X4096 X4096 X4096 X4096 X4096 X4096 X4096 X4096 X4096 "\r\n\r\n"),
     R("a URL of more than 4 kB", 414, "GET " GOOD "?" X4096 X64 " HTTP/1.1\r\n" H "\r\n"),
     R("an unknown expectation", 400, POST_ "Expect: 200-maybe\r\nContent-Length: 2\r\n\r\n{}"),
+    R("HTTP/2's preface", 400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    R("HTTP/0.9", 400, "GET " GOOD "\r\n\r\n"),
+    R("a TLS greeting", CLOSED, "\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\r\n\r\n"),
+    R("a line of nothing but blanks", CLOSED, "   \r\n" H "\r\n"),
+    R("no method", CLOSED, " " GOOD " HTTP/1.1\r\n" H "\r\n"),
+    R("four words", 400, "GET " GOOD " " GOOD " HTTP/1.1\r\n" H "\r\n"),
+    R("a version in small letters", 400, "GET " GOOD " http/1.1\r\n" H "\r\n"),
+    R("a header that begins with a colon", 400, "GET " GOOD " HTTP/1.1\r\n" H ": x\r\n\r\n"),
+    R("a length behind a line that begins with a colon", 400, POST_ ": x\r\nContent-Length: 40\r\n\r\n"
+      "GET /healthz HTTP/1.1\r\n" H "\r\n"),
+    R("a trailer that begins with a colon, then a request", 415, "DELETE /v1/vireo/session HTTP/1.1\r\n" H
+      "Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n: x\r\nGET /healthz HTTP/1.1\r\n" H "\r\n\r\n"),
+    R("a folded header", 400, "GET " GOOD " HTTP/1.1\r\n" H "A: b\r\n c\r\n\r\n"),
+    R("a folded last header", 400, "GET " GOOD " HTTP/1.1\r\nA: b\r\n" H " c\r\n\r\n"),
+    R("a folded first header", 400, "GET " GOOD " HTTP/1.1\r\n A: b\r\n" H "\r\n"),
+    R("one bare line feed beside optional blanks", 400, "GET " GOOD " HTTP/1.1\r\n" H "A:    b\nC: d\r\n\r\n"),
+    R("a bare line feed for the empty line", 400, "GET " GOOD " HTTP/1.1\r\n" H "\n"),
+    R("a URL larger than the connection's memory", 414, "GET " GOOD "?" X4096 X4096 X4096 X4096 X4096 X4096 X4096 X4096 X4096
+      " HTTP/1.1\r\n" H "\r\n"),
+    R("a good request, then a bad one on the same connection", 0, "GET /v1/nothing HTTP/1.1\r\n" H "\r\n"
+      "DELETE /v1/vireo/session HTTP/1.1\r\n" H J "Content-Length: x\r\n\r\n"),
+    R("a chunk without its line break", 400, POST_ "Transfer-Encoding: chunked\r\n\r\n2\r\n{}0\r\n\r\n"),
+    R("a negative chunk", 400, POST_ "Transfer-Encoding: chunked\r\n\r\n-1\r\n{}\r\n0\r\n\r\n"),
     // target
     R("no slash", 400, "GET files HTTP/1.1\r\n" H "\r\n"),
     R("a dot segment", 400, "GET /v1/../v1/files HTTP/1.1\r\n" H "\r\n"),

@@ -3,7 +3,7 @@
 #include "compute/base/fault.h"
 #include "compute/base/json.h"
 #include "compute/image/png.h"
-#include "server/api/unpack.h"
+#include "compute/worker/worker.h"
 #include "server/embedded.h"
 #include "server/routes/ui.h"
 #include "server/store/files.h"
@@ -430,6 +430,10 @@ static void bad_rows_are_listed_and_nothing_is_stored(void **state)
             fail_msg("%s: %s", bodies[i], err.message);
 }
 
+static const char one_row[] =
+    "{\"id\":1,\"image\":\"pics/a.png\",\"conversations\":[{\"from\":\"human\",\"value\":\"<image>Where is it?\"},"
+    "{\"from\":\"gpt\",\"value\":\"[1, 2, 3, 4]\"}]}\n";
+
 static void hostile_archives_are_refused(void **state)
 {
     (void)state;
@@ -438,7 +442,8 @@ static void hostile_archives_are_refused(void **state)
     char *zeros = calloc(1, 3 << 20);
     struct entry cases[] = {{"../a.png", image, size, NULL}, {"x/../../a.png", image, size, NULL},
                             {"/etc/a.png", image, size, NULL}, {"a.png", "", 0, "/etc/passwd"},
-                            {"c:\\a.png", image, size, NULL},  {"bomb.bin", zeros, 3 << 20, NULL}};
+                            {"c:\\a.png", image, size, NULL},  {"bomb.bin", zeros, 3 << 20, NULL},
+                            {"cut.png", image, size / 4, NULL}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *archive = zip(&cases[i], 1, &zip_size);
         struct http_client_part parts[] = {
@@ -448,10 +453,53 @@ static void hostile_archives_are_refused(void **state)
         bool ok = form("/v1/vireo/datasets", parts, 3);
         if (ok || (err.code != VIREO_INVALID && err.code != VIREO_TOO_LARGE) || strstr(err.message, "no image named"))
             fail_msg("archive %zu (%s): %s", i, cases[i].name, ok ? "taken" : err.message);
+        if (!strstr(err.message, i == 4 ? "a.png" : cases[i].name)) // libarchive turns the backslash
+            fail_msg("archive %zu: the entry '%s' is not named: %s", i, cases[i].name, err.message);
         free(archive);
     }
     free(image);
     free(zeros);
+}
+
+static bool import_zip(char *archive, size_t size)
+{
+    struct http_client_part parts[] = {
+        {.name = "name", .value = "boxes"},
+        {.name = "file", .bytes = one_row, .count = sizeof one_row - 1, .filename = "r.jsonl"},
+        {.name = "file", .bytes = archive, .count = size, .filename = "i.zip"}};
+    return form("/v1/vireo/datasets", parts, 3);
+}
+
+static void a_worker_that_dies_fails_the_request_alone(void **state)
+{
+    (void)state;
+    size_t size, zip_size;
+    uint8_t *image = png(30, 20, 9, &size);
+    struct entry entries[] = {{"first.png", image, size, NULL}, {"pics/a.png", image, size, NULL}};
+    char *archive = zip(entries, 2, &zip_size);
+    // A crash as by a bug in a decoder: in the list, in the bytes, and at the very start.
+    static const char *const faults[] = {"segv:unpack.entry:1", "segv:unpack.entry:2", "kill:unpack.entry:2",
+                                         "exit:unpack.entry:1"};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        setenv("VIREO_FAULT", faults[i], 1); // for the workers; this process has read its own
+        REQUIRE_FAIL(import_zip(archive, zip_size), VIREO_INVALID);
+        REQUIRE_STRING(err.kind, "invalid_file_format");
+        REQUIRE_STRING(err.param, "file");
+        REQUIRE(strstr(err.message, "The archive could not be read"));
+        REQUIRE(strstr(err.message, i == 3 ? "status 3" : i == 2 ? "signal 9" : "signal 11"));
+        REQUIRE(i == 0 || i == 3 || strstr(err.message, "behind its entry 'first.png'"));
+        REQUIRE_OK(call("GET", "/v1/vireo/images", NULL));
+        REQUIRE_INT(items(), 0);
+    }
+    unsetenv("VIREO_FAULT");
+    vireo_fault_set("fail:process.start:1");
+    REQUIRE_FAIL(import_zip(archive, zip_size), VIREO_UNAVAILABLE);
+    vireo_fault_set("");
+    REQUIRE_OK(import_zip(archive, zip_size));
+    REQUIRE_OK(call("GET", "/v1/vireo/images", NULL));
+    REQUIRE_INT(items(), 1);
+    free(image);
+    free(archive);
 }
 
 // --- the rest --------------------------------------------------------------------------------------------------------
@@ -616,8 +664,11 @@ static void the_route_table_and_the_contract_agree(void **state)
         fail_msg("%s", missing);
 }
 
-int main(void)
+// Archives are read by a worker, which is this program again.
+int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "worker") == 0)
+        return worker_main(argc - 1, argv + 1);
 #define T(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         T(files_come_back_as_they_went),
@@ -630,6 +681,7 @@ int main(void)
         T(datasets_from_files_and_images_by_id),
         T(bad_rows_are_listed_and_nothing_is_stored),
         T(hostile_archives_are_refused),
+        T(a_worker_that_dies_fails_the_request_alone),
         T(models_are_listed_and_guarded),
         T(a_key_closes_the_open_door),
         T(operations_answer),

@@ -1,15 +1,12 @@
-#include "server/api/unpack.h"
+#include "compute/dataset/unpack.h"
 
 #include "compute/base/fault.h"
 
 #include <archive.h>
 #include <archive_entry.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 const struct unpack_limits unpack_default_limits = {
     .entries = 100000, .entry_bytes = 20u << 20, .total_bytes = 8ull << 30, .ratio = 100};
@@ -67,7 +64,7 @@ static bool read_entry(struct archive *a, const char *name, uint64_t limit, char
     }
 }
 
-static struct archive *open_archive(const char *path, struct vireo_error *err)
+static struct archive *open_archive(const void *bytes, size_t count, struct vireo_error *err)
 {
     struct archive *a = archive_read_new();
     if (!a) {
@@ -78,7 +75,7 @@ static struct archive *open_archive(const char *path, struct vireo_error *err)
     archive_read_support_format_zip(a);
     archive_read_support_format_tar(a);
     archive_read_support_filter_gzip(a);
-    if (archive_read_open_filename(a, path, 1 << 16) != ARCHIVE_OK) {
+    if (archive_read_open_memory(a, bytes, count) != ARCHIVE_OK) {
         vireo_fail_kind(err, VIREO_INVALID, "invalid_file_format", "file",
                         "The archive cannot be read: it must be zip, tar or tar.gz.");
         archive_read_free(a);
@@ -87,17 +84,12 @@ static struct archive *open_archive(const char *path, struct vireo_error *err)
     return a;
 }
 
-bool unpack_each(const char *path, const struct unpack_limits *limits,
-                  bool (*entry)(void *context, const char *name, const void *bytes, size_t count,
-                                struct vireo_error *err),
-                  void *context, struct vireo_error *err)
+bool unpack_each(const void *bytes, size_t count, const struct unpack_limits *limits, unpack_entry *entry, void *context,
+                 struct vireo_error *err)
 {
-    struct stat info;
-    if (stat(path, &info) != 0)
-        return vireo_fail_errno(err, "cannot read an archive");
-    uint64_t most = (uint64_t)info.st_size * limits->ratio + (1 << 20);
+    uint64_t most = (uint64_t)count * limits->ratio + (1 << 20);
     most = most < limits->total_bytes ? most : limits->total_bytes;
-    struct archive *a = open_archive(path, err);
+    struct archive *a = open_archive(bytes, count, err);
     if (!a)
         return false;
     char *buffer = NULL;
@@ -116,7 +108,7 @@ bool unpack_each(const char *path, const struct unpack_limits *limits,
         if (!name)
             name = archive_entry_pathname(e);
         if (!name || !name_is_sane(name)) {
-            ok = bad(err, name ? name : "?", "has a name that leads out of the archive");
+            ok = bad(err, name ? name : "?", name ? "has a name that leads out of the archive" : "has a name that is not UTF-8");
         } else if (archive_entry_hardlink(e) || archive_entry_symlink(e) ||
                    (archive_entry_filetype(e) != AE_IFREG && archive_entry_filetype(e) != AE_IFDIR)) {
             ok = bad(err, name, "is a link or a device");
@@ -125,12 +117,14 @@ bool unpack_each(const char *path, const struct unpack_limits *limits,
         } else if (archive_entry_filetype(e) == AE_IFREG && !is_skipped(name)) {
             if (++entries > limits->entries)
                 ok = vireo_fail_kind(err, VIREO_TOO_LARGE, "request_too_large", "file",
-                                     "The archive has more than %llu files.", (unsigned long long)limits->entries);
+                                     "The archive has more than %llu files; '%.80s' is the next.",
+                                     (unsigned long long)limits->entries, name);
             ok = ok && read_entry(a, name, limits->entry_bytes, &buffer, &capacity, &size, err);
             if (ok && (total += size) > most)
                 ok = vireo_fail_kind(err, VIREO_TOO_LARGE, "request_too_large", "file",
-                                     "The archive unpacks to more than %llu bytes: more than 100 times its size, or "
-                                     "over the limit.", (unsigned long long)most);
+                                     "With the entry '%.80s' the archive unpacks to more than %llu bytes: more than %llu "
+                                     "times its size, or over the limit.", name, (unsigned long long)most,
+                                     (unsigned long long)limits->ratio);
             ok = ok && entry(context, name, buffer, size, err);
         }
     }
@@ -139,14 +133,10 @@ bool unpack_each(const char *path, const struct unpack_limits *limits,
     return ok;
 }
 
-bool unpack_is_archive(const char *path)
+bool unpack_is_archive(const void *bytes, size_t count)
 {
-    unsigned char head[265] = {0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t got = read(fd, head, sizeof head);
-    close(fd);
-    return got >= 4 && (memcmp(head, "PK\3\4", 4) == 0 || memcmp(head, "PK\5\6", 4) == 0 ||
-                        (head[0] == 0x1f && head[1] == 0x8b) || memcmp(head + 257, "ustar", 5) == 0);
+    const unsigned char *head = bytes;
+    return count >= 4 && (memcmp(head, "PK\3\4", 4) == 0 || memcmp(head, "PK\5\6", 4) == 0 ||
+                          (head[0] == 0x1f && head[1] == 0x8b) ||
+                          (count >= UNPACK_HEAD && memcmp(head + 257, "ustar", 5) == 0));
 }
