@@ -1,11 +1,16 @@
 // Backward of RMS norm: dx = r (g w - n mean(g w n)), n = x r, r the saved 1/rms.
-// Args: norm_args (args/norm.h), y holding g. Constants: 1 type of w, 2 of g. Dispatch: as norm_fwd.comp.
+// Args: norm_args (args/norm.h), y holding g. Constants: 1 type of w, 2 of g. Dispatch: as norm_fwd.comp, -DWIDE as well.
 // Sum: 32 strided partials and a tree (lib/reduce.glsl). All-zero args: no row, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
+#if WIDE
+#include "shaders/lib/quads.glsl"
+#include "shaders/lib/reduce_quads.glsl"
+#else
 #include "shaders/lib/pairs.glsl"
 #include "shaders/lib/reduce.glsl"
+#endif
 #include "shaders/args/norm.h"
 
 layout(local_size_x_id = 0) in;
@@ -21,6 +26,25 @@ void main()
             return;
         uint base = row * p.x_stride, from = row * p.columns, to = row * p.dx_stride;
         float r = F32(p.r).v[row];
+#if WIDE
+        vec4 part[LANE_QUADS];
+        FOR_QUADS(j) part[j] = vec4(0);
+        for (uint block = 0; block < p.columns; block += PARTIALS) {
+            FOR_QUADS(j) {
+                uint c = quad_index(block, j);
+                if (c < p.columns)
+                    part[j] += load_four(p.y, from + c, G) * load_four(p.w, c, WEIGHT) * (load_four(p.x, base + c, 0) * r);
+            }
+        }
+        float mean = fold_quads(part) / float(p.columns);
+        for (uint c = 4 * gl_LocalInvocationID.x; c < p.columns; c += 4 * SUBGROUP) {
+            vec4 g = load_four(p.y, from + c, G), w = load_four(p.w, c, WEIGHT);
+            vec4 d = r * (g * w - load_four(p.x, base + c, 0) * r * mean);
+            if (p.add != 0)
+                d += load_four(p.dx, to + c, 0);
+            store_four(p.dx, to + c, 0, d);
+        }
+#else
         float part[MOST_PARTIALS];
         clear_partials(part);
         for (uint block = 0; block < p.columns; block += PARTIALS) {
@@ -39,5 +63,6 @@ void main()
                 d += load_two(p.dx, to + c, pair, 0);
             store_two(p.dx, to + c, pair, 0, d);
         }
+#endif
     }
 }

@@ -1,13 +1,19 @@
 // RMS norm: y = x r w, r = 1 / sqrt(mean(x^2) + eps), over a row. Keeps r for the backward pass where asked.
 // Args: norm_args (args/norm.h). Constants: 1 type of w, 2 of y (0 f32, 1 bf16, 2 f16).
 // Dispatch: ceil(rows / rows_each) groups of one subgroup.
+// -DWIDE=1: four neighbours a lane (lib/quads.glsl), for groups of 4 or 8 lanes and columns in multiples of 4; same bits.
 // Sum: 32 strided partials and a tree (lib/reduce.glsl). All-zero args: no row, nothing is touched.
 // Source: transformers, modeling_qwen2_5_vl.py, Qwen2RMSNorm.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
+#if WIDE
+#include "shaders/lib/quads.glsl"
+#include "shaders/lib/reduce_quads.glsl"
+#else
 #include "shaders/lib/pairs.glsl"
 #include "shaders/lib/reduce.glsl"
+#endif
 #include "shaders/args/norm.h"
 
 layout(local_size_x_id = 0) in;
@@ -22,6 +28,20 @@ void main()
         if (row >= p.rows)
             return;
         uint base = row * p.x_stride;
+#if WIDE
+        vec4 part[LANE_QUADS];
+        FOR_QUADS(j) part[j] = vec4(0);
+        for (uint block = 0; block < p.columns; block += PARTIALS) {
+            FOR_QUADS(j) {
+                uint c = quad_index(block, j);
+                if (c < p.columns) {
+                    vec4 x = load_four(p.x, base + c, 0);
+                    part[j] += x * x;
+                }
+            }
+        }
+        float r = inversesqrt(fold_quads(part) / float(p.columns) + p.eps);
+#else
         float part[MOST_PARTIALS];
         clear_partials(part);
         for (uint block = 0; block < p.columns; block += PARTIALS) {
@@ -34,12 +54,18 @@ void main()
             }
         }
         float r = inversesqrt(fold_sum(part) / float(p.columns) + p.eps);
+#endif
         if (has_address(p.r) && gl_LocalInvocationID.x == 0)
             F32(p.r).v[row] = r;
+#if WIDE
+        for (uint c = 4 * gl_LocalInvocationID.x; c < p.columns; c += 4 * SUBGROUP)
+            store_four(p.y, row * p.columns + c, Y, load_four(p.x, base + c, 0) * r * load_four(p.w, c, WEIGHT));
+#else
         for (uint c = 2 * gl_LocalInvocationID.x; c < p.columns; c += 2 * SUBGROUP) {
             bool pair = c + 1 < p.columns;
             vec2 x = load_two(p.x, base + c, pair, 0), w = load_two(p.w, c, pair, WEIGHT);
             store_two(p.y, row * p.columns + c, pair, Y, x * r * w);
         }
+#endif
     }
 }

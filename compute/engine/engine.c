@@ -30,7 +30,7 @@ uint64_t engine_kv_bytes(const struct model_config *c, enum dtype type, const st
 {
     uint64_t row = (uint64_t)c->text.num_key_value_heads * c->text.head_dim * dtype_bytes(type);
     return 2 * c->text.num_hidden_layers * vireo_round_up(page_count(p) * PAGE_TOKENS * row, 256) +
-           vireo_round_up((uint64_t)feature_rows(p) * c->text.hidden_size * 4, 256);
+           vireo_round_up((uint64_t)feature_rows(p) * c->text.hidden_size * dtype_bytes(type), 256);
 }
 
 static bool make_pools(struct engine *e, struct vireo_error *err)
@@ -38,12 +38,12 @@ static bool make_pools(struct engine *e, struct vireo_error *err)
     const struct model_text_config *c = &e->m->config.text;
     const uint32_t slots = e->page_total * PAGE_TOKENS, width = c->num_key_value_heads * c->head_dim;
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
-        e->kv[l].k = tensor_matrix(e->kv_memory, DTYPE_F32, slots, width, err);
-        e->kv[l].v = tensor_matrix(e->kv_memory, DTYPE_F32, slots, width, err);
+        e->kv[l].k = tensor_matrix(e->kv_memory, e->m->dtype, slots, width, err);
+        e->kv[l].v = tensor_matrix(e->kv_memory, e->m->dtype, slots, width, err);
         if (!e->kv[l].k.span.address || !e->kv[l].v.span.address)
             return false;
     }
-    e->features = features_create(e->kv_memory, e->feature_rows, c->hidden_size, err);
+    e->features = features_create(e->kv_memory, e->m->dtype, e->feature_rows, c->hidden_size, err);
     return e->features != NULL;
 }
 
@@ -60,7 +60,7 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     *e = (struct engine){
         .m = m, .p = *p, .kv = kv, .page_total = (uint32_t)page_count(p), .feature_rows = feature_rows(p)};
     arena_init(&e->step, 1 << 16);
-    uint64_t bytes = engine_kv_bytes(&m->config, DTYPE_F32, p);
+    uint64_t bytes = engine_kv_bytes(&m->config, m->dtype, p);
     struct gpu_arena_params memory = {.name = "kv", .bytes = bytes, .grows = true};
     e->pages = pages_create(e->page_total);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);

@@ -14,7 +14,8 @@ struct features {
     uint64_t clock;
 };
 
-struct features *features_create(struct gpu_arena *memory, uint32_t rows, uint32_t columns, struct vireo_error *err)
+struct features *features_create(struct gpu_arena *memory, enum dtype type, uint32_t rows, uint32_t columns,
+                                 struct vireo_error *err)
 {
     struct features *f = vireo_calloc(1, sizeof *f);
     if (!f || !(f->slots = slots_create(rows))) {
@@ -22,7 +23,7 @@ struct features *features_create(struct gpu_arena *memory, uint32_t rows, uint32
         vireo_fail_memory(err, sizeof *f);
         return NULL;
     }
-    f->pool = tensor_matrix(memory, DTYPE_F32, rows, columns, err);
+    f->pool = tensor_matrix(memory, type, rows, columns, err);
     if (!f->pool.span.address)
         features_destroy(&f);
     return f;

@@ -10,7 +10,8 @@
 
 struct features;
 // A pool of `rows` rows of `columns` values in `memory`. NULL + err.
-struct features *features_create(struct gpu_arena *memory, uint32_t rows, uint32_t columns, struct vireo_error *err);
+struct features *features_create(struct gpu_arena *memory, enum dtype type, uint32_t rows, uint32_t columns,
+                                 struct vireo_error *err);
 void features_destroy(struct features **f);
 struct tensor features_pool(const struct features *f); // f32 [rows, columns]
 // One picture: row place[i] of the pool holds token i (raster order) of it.

@@ -79,7 +79,7 @@ static struct tensor layer_forward(struct tape *t, const void *data, struct tens
                                    .head_dim = c->head_dim,
                                    .scale = (float)(1 / sqrt(c->head_dim))};
     struct tensor x = nn_rms_norm(t, h, w->input_norm, c->rms_norm_eps);
-    struct tensor qkv = nn_linear_f32(t, x, w->qkv);
+    struct tensor qkv = nn_linear(t, x, w->qkv);
     qkv = nn_rope_store(t, qkv, &heads, &s->b->rope, kv);
     h = nn_linear_add(t, nn_attention(t, qkv, &heads, &s->b->spans, kv), w->o, h);
     x = nn_rms_norm(t, h, w->post_norm, c->rms_norm_eps);

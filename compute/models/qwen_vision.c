@@ -96,7 +96,7 @@ static struct tensor block_forward(struct tape *t, const void *data, struct tens
     const uint32_t D = c->hidden_size / c->num_heads;
     const struct nn_heads heads = {
         .heads = c->num_heads, .kv_heads = c->num_heads, .head_dim = D, .scale = (float)(1 / sqrt(D))};
-    struct tensor qkv = nn_linear_f32(t, nn_rms_norm(t, x, w->norm1, vision_eps), w->qkv);
+    struct tensor qkv = nn_linear(t, nn_rms_norm(t, x, w->norm1, vision_eps), w->qkv);
     qkv = nn_rope_store(t, qkv, &heads, &s->b->rope, NULL);
     const struct nn_spans *spans = c->full_attention[s->j] ? &s->b->full : &s->b->window;
     x = nn_linear_add(t, nn_attention(t, qkv, &heads, spans, NULL), w->proj, x);

@@ -51,6 +51,21 @@ static inline uint32_t nn_storage(enum dtype type)
     return type == DTYPE_F32 ? 0 : type == DTYPE_BF16 ? 1 : 2;
 }
 
+// 64-bit accesses fit (lib/quads.glsl): x starts at 8 bytes, its rows hold and begin at multiples of four elements.
+static inline bool nn_is_wide(struct tensor x)
+{
+    return x.dtype != DTYPE_F16 && x.span.address % 8 == 0 && x.stride % 4 == 0 && tensor_columns(x) % 4 == 0;
+}
+
+// The wide variant of a row operator suits the device: CPU drivers, where accesses are what is paid for. Elsewhere half
+// of the lanes would stand idle.
+static inline bool nn_takes_wide(struct tape *t, enum gpu_kernel wide)
+{
+    const struct gpu_caps *c = gpu_device_caps(tape_device(t));
+    return c->type == GPU_CPU && (c->subgroup_size == 4 || c->subgroup_size == 8) &&
+           gpu_kernel_runs(tape_device(t), wide);
+}
+
 // Kernels count elements in 32 bits from a tensor's start.
 static inline bool nn_is_addressable(struct tensor x)
 {

@@ -167,10 +167,11 @@ static void swiglu_backward(struct tape *t, const void *data)
         .x_stride = u->x.stride,
         .add = !fresh,
     };
+    const bool wide = nn_takes_wide(t, KERNEL_SWIGLU_BWD_WIDE) && nn_is_wide(u->x) && nn_is_wide(g) && nn_is_wide(dx);
     const struct gpu_use uses[] = {tensor_use(u->x, GPU_READ), tensor_use(g, GPU_READ),
                                    tensor_use(dx, fresh ? GPU_WRITE : GPU_READ_WRITE)};
     nn_dispatch(t,
-                &(struct nn_step){.kernel = KERNEL_SWIGLU_BWD,
+                &(struct nn_step){.kernel = wide ? KERNEL_SWIGLU_BWD_WIDE : KERNEL_SWIGLU_BWD,
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
@@ -197,9 +198,10 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
         .columns = columns,
         .x_stride = x.stride,
     };
+    const bool wide = nn_takes_wide(t, KERNEL_SWIGLU_FWD_WIDE) && nn_is_wide(x) && nn_is_wide(z);
     const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(z, GPU_WRITE)};
     nn_dispatch(t,
-                &(struct nn_step){.kernel = KERNEL_SWIGLU_FWD,
+                &(struct nn_step){.kernel = wide ? KERNEL_SWIGLU_FWD_WIDE : KERNEL_SWIGLU_FWD,
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),

@@ -1,6 +1,7 @@
 #include "compute/nn/nn.h"
 
 #include "compute/base/check.h"
+#include "compute/nn/dispatch.h"
 #include "compute/nn/gemm_tile.h"
 #include "shaders/args/gemm.h"
 
@@ -247,13 +248,15 @@ static void sum_blocks(struct tape *t, struct tensor x, struct tensor sums, bool
         .sums_stride = columns,
         .accumulate = accumulate,
     };
+    const bool wide =
+        nn_takes_wide(t, KERNEL_COLUMN_SUM_WIDE) && nn_is_wide(x) && sums.span.address % 8 == 0;
     const uint32_t width = gpu_device_caps(dev)->subgroup_size, type = x.dtype == DTYPE_BF16;
-    const uint64_t blocks = rows ? (rows + SUM_BLOCK - 1) / SUM_BLOCK : 1, across = (columns + width - 1) / width;
+    const uint64_t blocks = rows ? (rows + SUM_BLOCK - 1) / SUM_BLOCK : 1, across = nn_ceil(columns, (wide ? 4 : 1) * width);
     const struct gpu_use uses[] = {
         tensor_use(x, GPU_READ),
         tensor_use(sums, accumulate ? GPU_READ_WRITE : GPU_WRITE),
     };
-    gpu_dispatch(dev, KERNEL_COLUMN_SUM,
+    gpu_dispatch(dev, wide ? KERNEL_COLUMN_SUM_WIDE : KERNEL_COLUMN_SUM,
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,

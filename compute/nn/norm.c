@@ -36,13 +36,15 @@ static void weight_backward(struct tape *t, const struct norm *n, struct tensor 
         .rows_each = WEIGHT_ROWS,
         .add = direct,
     };
+    const bool wide = nn_takes_wide(t, KERNEL_NORM_DW_WIDE) && nn_is_wide(n->x) && nn_is_wide(g) &&
+                      columns % 4 == 0 && to.span.address % 8 == 0;
     const struct gpu_use uses[] = {tensor_use(n->x, GPU_READ), tensor_use(g, GPU_READ), tensor_use(n->r, GPU_READ),
                                    tensor_use(to, direct ? GPU_READ_WRITE : GPU_WRITE)};
     nn_dispatch(t,
-                &(struct nn_step){.kernel = KERNEL_NORM_DW,
+                &(struct nn_step){.kernel = wide ? KERNEL_NORM_DW_WIDE : KERNEL_NORM_DW,
                                   .args = &args,
                                   .args_bytes = sizeof args,
-                                  .groups = blocks * nn_row_groups(t, 1, columns, 1),
+                                  .groups = blocks * nn_row_groups(t, 1, columns, wide ? 4 : 1),
                                   .bytes = 8.0 * rows * columns,
                                   .constants = {nn_storage(g.dtype)},
                                   .constant_count = 1},
@@ -81,12 +83,14 @@ static void norm_backward(struct tape *t, const void *data)
         .rows_each = rows_each(columns),
         .add = !fresh,
     };
+    const bool wide = nn_takes_wide(t, KERNEL_NORM_BWD_WIDE) && nn_is_wide(n->x) && nn_is_wide(g) && nn_is_wide(dx) &&
+                      n->w->value.span.address % 8 == 0;
     const struct gpu_use uses[] = {
         tensor_use(n->x, GPU_READ), tensor_use(n->w->value, GPU_READ), tensor_use(g, GPU_READ),
         tensor_use(n->r, GPU_READ), tensor_use(dx, fresh ? GPU_WRITE : GPU_READ_WRITE),
     };
     nn_dispatch(t,
-                &(struct nn_step){.kernel = KERNEL_NORM_BWD,
+                &(struct nn_step){.kernel = wide ? KERNEL_NORM_BWD_WIDE : KERNEL_NORM_BWD,
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_ceil(rows, args.rows_each),
@@ -118,10 +122,12 @@ struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *
         .rows_each = rows_each(columns),
         .eps = eps,
     };
+    const bool wide = nn_takes_wide(t, KERNEL_NORM_FWD_WIDE) && nn_is_wide(x) && nn_is_wide(y) &&
+                      w->value.span.address % 8 == 0;
     const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(w->value, GPU_READ), tensor_use(y, GPU_WRITE),
                                    tensor_use(r, GPU_WRITE)};
     nn_dispatch(t,
-                &(struct nn_step){.kernel = KERNEL_NORM_FWD,
+                &(struct nn_step){.kernel = wide ? KERNEL_NORM_FWD_WIDE : KERNEL_NORM_FWD,
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_ceil(rows, args.rows_each),

@@ -63,15 +63,17 @@ static void rotate(struct tape *t, const struct rope_step *s, const struct nn_kv
         uses[5] = tensor_use(kv->v, GPU_WRITE);
     }
     // Two half-dimensions a lane: in 16 bits they share a word.
-    const uint32_t lane = half % 2 == 0 ? 2 : 1, width = gpu_device_caps(tape_device(t))->subgroup_size;
+    const bool wide = nn_takes_wide(t, KERNEL_ROPE_WIDE) && half % 4 == 0 && nn_is_wide(s->x) &&
+                      (!kv || (nn_is_wide(kv->k) && nn_is_wide(kv->v)));
+    const uint32_t lane = wide ? 4 : half % 2 == 0 ? 2 : 1, width = gpu_device_caps(tape_device(t))->subgroup_size;
     const uint32_t constants[3] = {nn_storage(s->x.dtype), kv ? nn_storage(kv->k.dtype) : 0, lane};
     double values = (double)rows * h->head_dim * (h->heads + h->kv_heads);
-    gpu_dispatch(tape_device(t), KERNEL_ROPE,
+    gpu_dispatch(tape_device(t), wide ? KERNEL_ROPE_WIDE : KERNEL_ROPE,
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,
                      .constants = constants,
-                     .constant_count = 3,
+                     .constant_count = wide ? 2 : 3,
                      .uses = uses,
                      .use_count = kv ? 6 : 3,
                      .groups = nn_ceil((uint64_t)rows * half, lane * width),

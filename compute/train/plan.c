@@ -17,23 +17,25 @@ uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens)
     return VIREO_MAX(1, VIREO_MIN(fit, per_leaf));
 }
 
-// f32 activations kept for the backward pass of one packed batch: per token and layer the inputs of norms and products
-// and the attention output; per patch the same of the vision tower. Counted from decoder.c and qwen_vision.c.
-uint64_t plan_activation_bytes(const struct model_config *c, uint64_t tokens, uint64_t patches, bool gradients)
+// Activations kept for the backward pass of one packed batch: per token and layer the inputs of norms and products and
+// the attention output; per patch the same of the vision tower. Counted from decoder.c and qwen_vision.c: `text` and
+// `patch` in the activations' type, `text_f32` and `patch_f32` what is f32 always (residual stream, statistics, pixels).
+uint64_t plan_activation_bytes(const struct model_config *c, enum dtype type, uint64_t tokens, uint64_t patches,
+                               bool gradients)
 {
     const struct model_text_config *t = &c->text;
     const struct model_vision_config *v = &c->vision;
     uint64_t q = (uint64_t)t->num_attention_heads * t->head_dim, kv = (uint64_t)t->num_key_value_heads * t->head_dim;
-    uint64_t layer = 2ull * t->hidden_size + (q + 2 * kv) + q + t->hidden_size + 2ull * t->intermediate_size +
-                     t->intermediate_size + t->hidden_size + t->num_attention_heads + 2;
-    uint64_t block = 5ull * v->hidden_size + 3ull * v->hidden_size + 3ull * v->intermediate_size + v->num_heads + 2;
-    uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
-    uint64_t patch = 3ull * v->temporal_patch_size * v->patch_size * v->patch_size;
-    uint64_t text = tokens * (t->num_hidden_layers * layer + 4ull * t->hidden_size);
-    uint64_t vision =
-        patches * (v->depth * block + patch + 2ull * v->hidden_size + 2ull * unit * v->hidden_size / unit * 3);
+    uint64_t layer = 2ull * t->hidden_size + (q + 2 * kv) + q + 3ull * t->intermediate_size;
+    uint64_t block = 6ull * v->hidden_size + 3ull * v->intermediate_size;
+    uint64_t text = t->num_hidden_layers * layer + 2ull * t->hidden_size;
+    uint64_t text_f32 = t->num_hidden_layers * (2ull * t->hidden_size + t->num_attention_heads + 2) +
+                        2ull * t->hidden_size;
+    uint64_t patch = v->depth * block + 7ull * v->hidden_size;
+    uint64_t patch_f32 = v->depth * (2ull * v->hidden_size + v->num_heads + 2) + v->hidden_size +
+                         3ull * v->temporal_patch_size * v->patch_size * v->patch_size;
     uint64_t head = VIREO_MIN((uint64_t)32 << 20, tokens * (uint64_t)t->vocab_size * 4);
-    uint64_t forward = (text + vision) * 4;
+    uint64_t forward = (tokens * text + patches * patch) * dtype_bytes(type) + (tokens * text_f32 + patches * patch_f32) * 4;
     return (gradients ? 2 * forward : forward) + head;
 }
 
@@ -89,8 +91,10 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
         .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
                                                                        (uint32_t)s->max_completion_length),
                                          1u << 20)};
-    uint64_t kv = sample ? engine_kv_bytes(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32, &e) : 0;
-    uint64_t activations = plan_activation_bytes(&m->config, micro * row, patches, train), staging = (uint64_t)32 << 20;
+    const enum dtype type = bf16 ? DTYPE_BF16 : DTYPE_F32;
+    uint64_t kv = sample ? engine_kv_bytes(&m->config, type, &e) : 0;
+    uint64_t activations = plan_activation_bytes(&m->config, type, micro * row, patches, train);
+    uint64_t staging = (uint64_t)32 << 20;
     uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
     model_destroy(&m);
     json_t *plan =

@@ -8,7 +8,8 @@
 // Rows (SFT) or groups (GRPO) computed at once, for rows of `row_tokens` tokens: the job's own number, else as many as
 // make about 8192 tokens, never more than a leaf has.
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
-// Activations of one packed batch, with what the backward pass adds.
-uint64_t plan_activation_bytes(const struct model_config *c, uint64_t tokens, uint64_t patches, bool gradients);
+// Activations of one packed batch, stored as `type`, with what the backward pass adds.
+uint64_t plan_activation_bytes(const struct model_config *c, enum dtype type, uint64_t tokens, uint64_t patches,
+                               bool gradients);
 
 #endif

@@ -128,8 +128,14 @@ struct patches *golden_patches(struct golden *g, const struct safetensors *f, ui
 
 struct tape *golden_tape(struct golden *g, bool grad)
 {
+    return golden_tape_of(g, DTYPE_F32, grad);
+}
+
+struct tape *golden_tape_of(struct golden *g, enum dtype activations, bool grad)
+{
     struct vireo_error err;
-    struct tape *t = tape_create(g->dev, &(struct tape_params){g->arena, g->upload, grad}, &err);
+    const struct tape_params p = {.arena = g->arena, .upload = g->upload, .grad = grad, .activations = activations};
+    struct tape *t = tape_create(g->dev, &p, &err);
     if (!t)
         golden_fail(g, "%s", err.message);
     return t;

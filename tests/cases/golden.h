@@ -46,7 +46,8 @@ void golden_grpo(struct golden *g, const char *name, const json_t *c);
 struct golden_tape {
     struct tape *t;
 };
-struct tape *golden_tape(struct golden *g, bool grad);
+struct tape *golden_tape(struct golden *g, bool grad); // f32 activations
+struct tape *golden_tape_of(struct golden *g, enum dtype activations, bool grad);
 bool golden_tape_end(struct golden *g, struct tape **t); // reports failure, waits, rewinds the arenas
 
 #endif

@@ -135,6 +135,80 @@ static void check_greedy(struct golden *g, struct model *m, const struct safeten
     engine_destroy(&e);
 }
 
+// What a forward needs besides the model: the case's prompt with its completion, ids [prompt.count + completion].
+struct inputs {
+    const struct prompt *prompt;
+    const struct patches **images;
+    const uint32_t *index, *ids;
+    uint32_t image_count, count;
+};
+
+// Every intermediate result, logits, log-probs and entropies into `tracer`; *vision: the way back from window order.
+static bool forward(struct golden *g, struct model *m, const struct inputs *in, enum dtype activations,
+                    struct tracer *tracer, struct vision_batch *vision)
+{
+    struct vireo_error err;
+    m->trace = keep;
+    m->trace_context = tracer;
+    struct tape *t = golden_tape_of(g, activations, false);
+    struct tensor features = {0};
+    if (in->image_count && vision_batch_build(m, t, in->images, in->image_count, &g->host, vision, &err))
+        features = m->family->vision(t, m, vision);
+    struct text_rows rows;
+    text_rows_init(&rows, &g->host);
+    // The completion as a completion: prompt shared, spans of two runs, as a rollout group has them.
+    const uint32_t P = in->prompt->count, C = in->count - P;
+    uint32_t first = text_rows_prompt(&rows, in->prompt, vision, in->index);
+    text_rows_completion(&rows, first, P, in->ids + P, C, in->prompt->next_position);
+    struct text_batch batch;
+    if (!text_batch_build(m, t, &rows, NULL, &batch, &err)) {
+        golden_fail(g, "%s", err.message);
+        tape_finish(&t, NULL);
+        m->trace = NULL;
+        return false;
+    }
+    struct tensor hidden = m->family->text(t, m, &batch, features);
+    keep(tracer, "logits", -1, nn_linear_f32(t, hidden, m->head));
+    uint32_t *row = arena_array(&g->host, uint32_t, C + 1);
+    for (uint32_t i = 0; i < C; i++)
+        row[i] = P - 1 + i;
+    const float temperatures[2] = {1.f, 0.7f};
+    for (int k = 0; k < 2; k++) {
+        struct nn_logprob lp = nn_logprob(t, nn_gather(t, hidden, row, C), m->head,
+                                          tape_upload(t, DTYPE_U32, C, in->ids + P), temperatures[k]);
+        keep(tracer, k ? "logprobs_0.7" : "logprobs", -1, lp.logprob);
+        keep(tracer, k ? "entropies_0.7" : "entropies", -1, lp.entropy);
+    }
+    m->trace = NULL;
+    return golden_tape_end(g, &t);
+}
+
+// The same in bf16 throughout, as weights in bf16 are trained and sampled: tolerances of the fixtures' README, which come
+// from torch's own bf16 arithmetic.
+static void check_bf16(struct golden *g, struct model *m, const struct inputs *in, const struct safetensors *f)
+{
+    struct tracer tracer = {.g = g};
+    struct vision_batch vision = {0};
+    size_t n;
+    if (!forward(g, m, in, DTYPE_BF16, &tracer, &vision))
+        return;
+    const float *want = golden_floats(g, f, "logits", &n);
+    const struct kept *mine = find(&tracer, "logits"), *logprobs = find(&tracer, "logprobs");
+    const uint32_t V = m->config.text.vocab_size;
+    if (want && mine) {
+        size_t skip = n == (size_t)in->count * V ? 0 : (size_t)(in->prompt->count - 1) * V;
+        golden_compare(g, "logits in bf16", mine->values + skip, want, n, 0.03, 0);
+    }
+    want = golden_floats(g, f, "completion_logprobs", &n);
+    if (!want || !logprobs || logprobs->count != n)
+        return;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += fabs((double)logprobs->values[i] - want[i]);
+    golden_compare(g, "completion_logprobs in bf16", logprobs->values, want, n, 0, 0.6);
+    golden_report(g, "completion_logprobs in bf16 (mean)", sum / (double)n, 0.1);
+}
+
 void golden_forward(struct golden *g, const char *name, const json_t *c)
 {
     struct vireo_error err;
@@ -181,39 +255,9 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
     }
 
     struct tracer tracer = {.g = g};
-    m->trace = keep;
-    m->trace_context = &tracer;
-    struct tape *t = golden_tape(g, false);
     struct vision_batch vision = {0};
-    struct tensor features = {0};
-    if (images && vision_batch_build(m, t, list, images, &g->host, &vision, &err))
-        features = m->family->vision(t, m, &vision);
-    struct text_rows rows;
-    text_rows_init(&rows, &g->host);
-    // The completion as a completion: prompt shared, spans of two runs, as a rollout group has them.
-    uint32_t first = text_rows_prompt(&rows, &prompt, &vision, index);
-    text_rows_completion(&rows, first, P, (const uint32_t *)ids + P, (uint32_t)count - P, prompt.next_position);
-    struct text_batch batch;
-    if (!text_batch_build(m, t, &rows, NULL, &batch, &err)) {
-        golden_fail(g, "%s", err.message);
-        tape_finish(&t, NULL);
-        goto done;
-    }
-    struct tensor hidden = m->family->text(t, m, &batch, features);
-    struct tensor logits = nn_linear_f32(t, hidden, m->head);
-    keep(&tracer, "logits", -1, logits);
-    uint32_t C = (uint32_t)count - P, *row = arena_array(&g->host, uint32_t, C + 1);
-    for (uint32_t i = 0; i < C; i++)
-        row[i] = P - 1 + i;
-    const float temperatures[2] = {1.f, 0.7f};
-    for (int k = 0; k < 2; k++) {
-        struct nn_logprob lp = nn_logprob(t, nn_gather(t, hidden, row, C), m->head,
-                                          tape_upload(t, DTYPE_U32, C, ids + P), temperatures[k]);
-        keep(&tracer, k ? "logprobs_0.7" : "logprobs", -1, lp.logprob);
-        keep(&tracer, k ? "entropies_0.7" : "entropies", -1, lp.entropy);
-    }
-    m->trace = NULL;
-    if (!golden_tape_end(g, &t))
+    const struct inputs forms = {&prompt, list, index, (const uint32_t *)ids, images, (uint32_t)count};
+    if (!forward(g, m, &forms, DTYPE_F32, &tracer, &vision))
         goto done;
 
     compare_kept(g, &tracer, f, "decoder.embeds", "decoder.embeds", 2e-5, 5e-4);
@@ -252,6 +296,8 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
     compare_kept(g, &tracer, f, "logprobs", "completion_logprobs", 0, 2e-4);
     compare_kept(g, &tracer, f, "logprobs_0.7", "completion_logprobs_temperature_0.7", 0, 2e-4);
     compare_kept(g, &tracer, f, "entropies", "completion_entropies", 0, 2e-4);
+    if (m->dtype == DTYPE_BF16)
+        check_bf16(g, m, &forms, f);
     check_greedy(g, m, f, &prompt, patches);
 done:
     model_destroy(&m);

@@ -111,7 +111,7 @@ static void round_all(float *x, size_t n, enum dtype type)
 static void bf16_is_the_f32_result_rounded(void **state)
 {
     (void)state;
-    static const uint32_t shapes[][2] = {{1, 2}, {3, 6}, {7, 130}, {65, 34}, {5, 1026}};
+    static const uint32_t shapes[][2] = {{1, 2}, {3, 6}, {7, 130}, {65, 34}, {5, 1026}, {3, 4}, {67, 36}, {9, 260}, {2, 1024}};
     for (int op = 0; op < OPS; op++)
         for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
             struct outcome want = run(op, DTYPE_F32, shapes[k][0], shapes[k][1]);
@@ -199,6 +199,52 @@ static void rope_in_bf16(void **state)
     free(x), free(g);
 }
 
+// Vector i of a matrix [2, n]: the second starts in the middle of 8 bytes when n is odd.
+static struct tensor vector_part(struct tensor x, uint32_t first, uint32_t n)
+{
+    struct tensor v = {.dtype = x.dtype, .rank = 1, .shape = {n}, .stride = 1};
+    v.span = gpu_span_part(x.span, (uint64_t)first * dtype_bytes(x.dtype), (uint64_t)n * dtype_bytes(x.dtype));
+    return v;
+}
+
+// Where starts or strides leave no room for 64-bit accesses another variant runs: with the same bits.
+static void layout_changes_no_bits(void **state)
+{
+    (void)state;
+    enum { ROWS = 37, C = 76, WIDE = 2 * C + 3, N = ROWS * C };
+    float *x = test_random(ROWS * WIDE, 1, 3), w[C + 1], *packed = test_alloc(2 * N, sizeof *packed), *g = test_random(N, 3, 1);
+    float y[2][N], dx[2][N], dw[2][C], z[2][N], sums[2][C];
+    test_values(w, C + 1, 2);
+    for (int r = 0; r < ROWS; r++)
+        memcpy(packed + r * 2 * C, x + r * WIDE + 1, 2 * C * sizeof *x);
+    for (int odd = 0; odd < 2; odd++) {
+        struct tape *t = test_tape(true);
+        struct tensor values = test_tensor(DTYPE_F32, 1, C + 1, w);
+        REQUIRE_OK(tensor_write_floats(test_device, vector_part(values, odd, C), w, &err));
+        struct tensor grads = test_tensor(DTYPE_F32, 1, C + 1, (float[C + 1]){0});
+        struct weight weight = {.name = "w", .value = vector_part(values, odd, C), .grad = vector_part(grads, odd, C)};
+        struct tensor leaf = test_leaf(t, ROWS, C, packed), out = nn_rms_norm(t, leaf, &weight, 1e-6f);
+        test_read(out, y[odd]);
+        REQUIRE_OK(tape_backward(t, out, test_tensor(DTYPE_F32, ROWS, C, g), &err));
+        bool fresh;
+        test_read(tape_grad(t, leaf, &fresh), dx[odd]);
+        test_read(weight.grad, dw[odd]);
+        struct tensor wide = test_tensor(DTYPE_F32, ROWS, WIDE, x), tight = test_tensor(DTYPE_F32, ROWS, 2 * C, packed);
+        struct tensor both = odd ? tensor_column_part(wide, 1, 2 * C) : tight;
+        test_read(nn_swiglu(t, both), z[odd]);
+        struct tensor to = test_tensor(DTYPE_F32, 1, C + 1, w);
+        nn_column_sum(t, tensor_column_part(both, 0, C), vector_part(to, odd, C), false);
+        test_read(vector_part(to, odd, C), sums[odd]);
+        test_tape_end(&t);
+    }
+    test_same_bits("norm", y[1], y[0], N);
+    test_same_bits("norm dx", dx[1], dx[0], N);
+    test_same_bits("norm dw", dw[1], dw[0], C);
+    test_same_bits("swiglu", z[1], z[0], N);
+    test_same_bits("column sum", sums[1], sums[0], C);
+    free(x), free(packed), free(g);
+}
+
 static void refuses_by_name(void **state)
 {
     (void)state;
@@ -219,6 +265,7 @@ const struct CMUnitTest cases_activations[] = {
     cmocka_unit_test(bf16_is_the_f32_result_rounded),
     cmocka_unit_test(gradients_add_up_in_bf16),
     cmocka_unit_test(rope_in_bf16),
+    cmocka_unit_test(layout_changes_no_bits),
     cmocka_unit_test(refuses_by_name),
 };
 const size_t cases_activations_count = sizeof cases_activations / sizeof cases_activations[0];
