@@ -17,7 +17,7 @@ void main()
         return;
     uint count = softmax_block_count(p.columns);
     softmax_block total = softmax_total(SoftmaxBlocks(p.blocks), row * count, count);
-    float log_sum = log(total.sum);
+    float log_sum = softmax_log(total.sum);
     uint target = U32(p.targets).v[row];
     float logprob = uintBitsToFloat(0x7fc00000u); // a target outside the vocabulary shows instead of reading wild
     if (target < p.columns) {

@@ -25,10 +25,16 @@ float inverse_temperature(float t)
     return t >= 1e-7 ? 1.0 / t : 1.0;
 }
 
-// exp(x) for x <= 0 or NaN.
+// exp(x) for x <= 0 (give or take a rounding) or NaN: SwiftShader's exp and log make numbers of NaN.
 float softmax_exp(float x)
 {
-    return exp(x);
+    return x < 1.0 ? exp(x) : x;
+}
+
+// log(x) for x >= 0 or NaN.
+float softmax_log(float x)
+{
+    return x >= 0 ? log(x) : x;
 }
 
 softmax_block softmax_block_stats(F32 logits, uint base, uint first, uint end, float inverse, float threshold)

@@ -1,6 +1,6 @@
 // logits MODEL_DIR CASE.safetensors OUT: the model's logits of a case's input_ids (and pixel_values, image_grid_thw) as
-// raw float32 [tokens, vocab_size], for comparison with transformers (tests/python/load_saved.py). `logits MODEL_DIR
-// --save FOLDER`: loads the model and saves it again.
+// raw float32 [tokens, vocab_size], for comparison with transformers (tests/python/load_saved.py); activations in the type
+// of the weights, or with a last argument `f32` in that. `logits MODEL_DIR --save FOLDER`: loads the model and saves it again.
 #include "compute/base/file.h"
 #include "compute/models/batch.h"
 
@@ -16,7 +16,8 @@ static int stop(const char *what)
     return 1;
 }
 
-static bool forward(struct gpu_device *dev, struct model *m, const char *file, const char *out_path)
+static bool forward(struct gpu_device *dev, struct model *m, enum dtype activations, const char *file,
+                    const char *out_path)
 {
     struct safetensors *f = NULL;
     if (!safetensors_open(file, &f, &err))
@@ -50,7 +51,7 @@ static bool forward(struct gpu_device *dev, struct model *m, const char *file, c
     struct gpu_arena *memory = gpu_arena_create(dev, &(struct gpu_arena_params){.name = "logits", .grows = true}, &err);
     struct gpu_arena *upload = gpu_arena_create(
         dev, &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .grows = true}, &err);
-    const struct tape_params how = {.arena = memory, .upload = upload, .activations = m->dtype};
+    const struct tape_params how = {.arena = memory, .upload = upload, .activations = activations};
     struct tape *t = memory && upload ? tape_create(dev, &how, &err) : NULL;
     struct vision_batch vision = {0};
     struct tensor features = {0};
@@ -85,7 +86,8 @@ static bool forward(struct gpu_device *dev, struct model *m, const char *file, c
 
 int main(int argc, char **argv)
 {
-    if (argc != 4) {
+    const bool exact = argc == 5 && strcmp(argv[4], "f32") == 0;
+    if (argc != 4 && !exact) {
         fprintf(stderr, "usage: logits MODEL_DIR CASE.safetensors OUT | logits MODEL_DIR --save FOLDER\n");
         return 64;
     }
@@ -99,7 +101,7 @@ int main(int argc, char **argv)
     if (!m)
         return stop(argv[1]);
     bool save = strcmp(argv[2], "--save") == 0;
-    if (!(save ? model_save(m, argv[3], &err) : forward(dev, m, argv[2], argv[3])))
+    if (!(save ? model_save(m, argv[3], &err) : forward(dev, m, exact ? DTYPE_F32 : m->dtype, argv[2], argv[3])))
         return stop(argv[2]);
     model_destroy(&m);
     gpu_device_destroy(&dev);

@@ -356,8 +356,9 @@ static void zero_arguments_touch_nothing(void **state)
     };
     static const struct gemm_args zeros;
     for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
-        gpu_dispatch(test_device, kernels[i],
-                     &(struct gpu_dispatch){.args = &zeros, .args_bytes = sizeof zeros, .groups = 2});
+        if (gpu_kernel_runs(test_device, kernels[i]))
+            gpu_dispatch(test_device, kernels[i],
+                         &(struct gpu_dispatch){.args = &zeros, .args_bytes = sizeof zeros, .groups = 2});
     uint32_t constants[GEMM_TILE_CONSTANTS];
     gemm_tile_constants(&gemm_tiles[GEMM_TILES - 1], false, false, constants);
     gpu_dispatch(test_device, KERNEL_GEMM_TILE_NT_F32_F32,
