@@ -22,6 +22,7 @@ struct question {
     uint32_t max_tokens;
 };
 
+static const char *folder;
 static struct gpu_device *dev;
 static struct model *model;
 static struct arena host;
@@ -171,7 +172,7 @@ static int set_up(void **state)
     dev = gpu_device_create(&p, &err);
     if (!dev)
         fail_msg("no device: %s", err.message);
-    model = model_load(dev, test_data("fixtures/tiny-qwen2_5_vl"), &(struct model_load_params){.dtype = DTYPE_U32}, &err);
+    model = model_load(dev, test_data(folder), &(struct model_load_params){.dtype = DTYPE_U32}, &err);
     if (!model)
         fail_msg("%s", err.message);
     make_picture(0, 84, 84);
@@ -453,5 +454,8 @@ int main(void)
         cmocka_unit_test(failures_end_what_runs_and_nothing_else),
         cmocka_unit_test(only_what_can_never_run_is_refused),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    folder = "fixtures/tiny-qwen2_5_vl";
+    int failed = cmocka_run_group_tests_name("f32", tests, set_up, tear_down);
+    folder = "fixtures/tiny-qwen2_5_vl-bf16-sharded";
+    return failed + cmocka_run_group_tests_name("bf16", tests, set_up, tear_down);
 }
