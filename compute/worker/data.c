@@ -1,6 +1,7 @@
 // The data worker: foreign bytes without a device. Rows of uploaded files and images are parsed in a sandbox that may only
 // compute and speak on the socket it has; what must read or write folders (models) comes from an administrator.
 #include "compute/base/arena.h"
+#include "compute/base/base64.h"
 #include "compute/base/check.h"
 #include "compute/base/fault.h"
 #include "compute/base/file.h"
@@ -28,48 +29,6 @@ static const uint64_t memory_limit = (uint64_t)1 << 62;
 #else
 static const uint64_t memory_limit = (uint64_t)16 << 30;
 #endif
-
-// ---- base64, for pictures inside frames
-
-static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-static char *base64_encode(const uint8_t *in, size_t count)
-{
-    char *out = vireo_alloc((count + 2) / 3 * 4 + 1), *p = out;
-    for (size_t i = 0; out && i < count; i += 3) {
-        uint32_t v = (uint32_t)in[i] << 16;
-        v |= i + 1 < count ? (uint32_t)in[i + 1] << 8 : 0;
-        v |= i + 2 < count ? in[i + 2] : 0;
-        *p++ = digits[v >> 18];
-        *p++ = digits[v >> 12 & 63];
-        *p++ = i + 1 < count ? digits[v >> 6 & 63] : '=';
-        *p++ = i + 2 < count ? digits[v & 63] : '=';
-    }
-    if (out)
-        *p = 0;
-    return out;
-}
-
-static uint8_t *base64_decode(const char *in, size_t length, size_t *count)
-{
-    uint8_t *out = vireo_alloc(length / 4 * 3 + 3);
-    size_t n = 0;
-    uint32_t v = 0;
-    int bits = 0;
-    for (size_t i = 0; out && i < length && in[i] != '='; i++) {
-        const char *at = strchr(digits, in[i]);
-        if (!at || !in[i])
-            break;
-        v = v << 6 | (uint32_t)(at - digits);
-        bits += 6;
-        if (bits >= 8) {
-            bits -= 8;
-            out[n++] = (uint8_t)(v >> bits);
-        }
-    }
-    *count = n;
-    return out;
-}
 
 // ---- thumbnails
 

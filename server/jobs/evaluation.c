@@ -45,16 +45,6 @@ static void fail(struct jobs *j, struct store_evaluation *e, const struct vireo_
     json_decref(o);
 }
 
-static void run_free(struct jobs *j, struct run *r)
-{
-    j->runs[r->kind] = NULL;
-    json_decref(r->resolved);
-    json_decref(r->result);
-    json_decref(r->issues);
-    arena_finish(&r->arena);
-    free(r);
-}
-
 static json_t *spec_of(struct jobs *j, struct run *r, const struct store_evaluation *e, struct vireo_error *err)
 {
     struct arena *a = &r->arena;

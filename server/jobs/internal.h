@@ -117,12 +117,31 @@ bool supervisor_post(struct jobs *j, void (*fn)(struct jobs *, void *), void *co
 void supervisor_look(struct jobs *j); // the queue may have changed (supervisor thread)
 void jobs_publish(struct jobs *j);    // renews the snapshot
 
+// run.c
+enum { JOB_TEXT = 640 }; // of a message
+void job_changed(struct jobs *j, const char *id);
+void job_log(struct jobs *j, const char *id, const char *level, const char *fmt, ...) VIREO_PRINTF(4, 5);
+const char *job_cache_folder(struct jobs *j, struct arena *a);
+// One transition with its event, atomically. False: the store refused (for instance because the job was cancelled meanwhile).
+bool job_move(struct jobs *j, struct store_job *job, unsigned mask, enum job_event event, const char *level, const char *message);
+void job_fail(struct jobs *j, struct store_job *job, const struct vireo_error *err, struct arena *a);
+double job_waits_until(const struct jobs *j, const char *id); // clock; 0: it does not wait
+void job_wait(struct jobs *j, const char *id, double seconds);
+struct run *run_create(struct jobs *j, enum run_kind kind, const char *id); // NULL without memory
+void run_free(struct jobs *j, struct run *r);
+bool run_open(struct jobs *j, struct run *r, const struct store_job *job, struct vireo_error *err); // reads job->resolved
+// The job's struct job_spec as JSON with ids turned into paths; a new reference.
+json_t *run_spec(struct jobs *j, struct run *r, const struct store_job *job, struct vireo_error *err);
+const char *run_images_file(struct jobs *j, const char *id, struct arena *a);
+void run_order(struct run *r, const char *what); // "pause", "cancel"
+
+// validation.c
+void validation_start(struct jobs *j, struct store_job *job);
+
 // training.c
 void training_tick(struct jobs *j);
 bool training_recover(struct jobs *j, struct vireo_error *err);
 void training_drain(struct jobs *j);
-void job_log(struct jobs *j, const char *id, const char *level, const char *fmt, ...) VIREO_PRINTF(4, 5);
-const char *job_cache_folder(struct jobs *j, struct arena *a);
 
 // finish.c: what follows the end of a training worker
 void training_succeeded(struct jobs *j, struct run *r);

@@ -2,6 +2,7 @@
 // its caller.
 #include "server/jobs/internal.h"
 
+#include "compute/base/base64.h"
 #include "compute/base/check.h"
 #include "compute/base/clock.h"
 #include "compute/base/fault.h"
@@ -181,50 +182,12 @@ void jobs_metrics(struct jobs *j, FILE *out)
 
 // ---- data work
 
-static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-static char *encode(const uint8_t *in, size_t count)
-{
-    char *out = vireo_alloc((count + 2) / 3 * 4 + 1), *p = out;
-    for (size_t i = 0; out && i < count; i += 3) {
-        uint32_t v = (uint32_t)in[i] << 16 | (i + 1 < count ? (uint32_t)in[i + 1] << 8 : 0) | (i + 2 < count ? in[i + 2] : 0);
-        *p++ = digits[v >> 18];
-        *p++ = digits[v >> 12 & 63];
-        *p++ = i + 1 < count ? digits[v >> 6 & 63] : '=';
-        *p++ = i + 2 < count ? digits[v & 63] : '=';
-    }
-    if (out)
-        *p = 0;
-    return out;
-}
-
-static uint8_t *decode(const char *in, size_t length, size_t *count)
-{
-    uint8_t *out = vireo_alloc(length / 4 * 3 + 3);
-    size_t n = 0;
-    uint32_t v = 0;
-    int bits = 0;
-    for (size_t i = 0; out && i < length && in[i] && in[i] != '='; i++) {
-        const char *at = strchr(digits, in[i]);
-        if (!at)
-            break;
-        v = v << 6 | (uint32_t)(at - digits);
-        bits += 6;
-        if (bits >= 8) {
-            bits -= 8;
-            out[n++] = (uint8_t)(v >> bits);
-        }
-    }
-    *count = n;
-    return out;
-}
-
 bool jobs_thumbnail(struct jobs *j, const char *path, int side, uint8_t **out, size_t *count, struct vireo_error *err)
 {
     struct file_bytes bytes;
     if (!file_read(path, 20 << 20, &bytes, err))
         return false;
-    char *text = encode((const uint8_t *)bytes.data, bytes.size);
+    char *text = base64_encode((const uint8_t *)bytes.data, bytes.size);
     file_bytes_free(&bytes);
     json_t *m = text ? message_new(MESSAGE_THUMBNAIL) : NULL;
     if (m) {
@@ -233,7 +196,7 @@ bool jobs_thumbnail(struct jobs *j, const char *path, int side, uint8_t **out, s
     }
     free(text);
     json_t *answer = process_ask("data", m, err), *png = json_object_get(answer, "png");
-    *out = png ? decode(json_string_value(png), json_string_length(png), count) : NULL;
+    *out = png ? base64_decode(json_string_value(png), json_string_length(png), count) : NULL;
     if (answer && !*out)
         vireo_fail_memory(err, 1 << 16);
     json_decref(answer);

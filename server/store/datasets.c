@@ -1,13 +1,13 @@
 #include "server/store/datasets.h"
 
 #include "compute/base/clock.h"
-#include "server/store/rows.h"
-#include "server/store/store_internal.h"
+#include "server/store/table.h"
 
 #define COLUMNS "seq,id,name,status,format,file_id,counts,errors,created_at"
 
-static void read_dataset(sqlite3_stmt *q, struct arena *a, struct store_dataset *d)
+static void read_dataset(sqlite3_stmt *q, struct arena *a, void *row)
 {
+    struct store_dataset *d = row;
     *d = (struct store_dataset){.id = db_text(a, q, 1),
                                 .name = db_text(a, q, 2),
                                 .status = db_text(a, q, 3),
@@ -17,6 +17,12 @@ static void read_dataset(sqlite3_stmt *q, struct arena *a, struct store_dataset 
                                 .errors = db_text(a, q, 7),
                                 .created_at = sqlite3_column_int64(q, 8)};
 }
+
+static const struct store_table table = {.kind = "not_found",
+                                         .what = "dataset",
+                                         .size = sizeof(struct store_dataset),
+                                         .read = read_dataset,
+                                         STORE_TABLE_SQL("datasets", COLUMNS, "deleted_at IS NULL")};
 
 struct adding {
     struct store_dataset *dataset;
@@ -48,61 +54,20 @@ bool store_dataset_add(struct store *s, struct store_dataset *d, const struct st
     return store_write(s, add, &c, err);
 }
 
-static bool find(struct db *db, void *context, struct vireo_error *err)
-{
-    struct store_find *c = context;
-    sqlite3_stmt *q =
-        db_query(db, err, "SELECT " COLUMNS " FROM datasets WHERE id=? AND deleted_at IS NULL", "t", c->id);
-    int got = q ? db_step(db, q, err) : -1;
-    if (got > 0) {
-        read_dataset(q, c->arena, c->out);
-        db_done(q);
-    }
-    return got > 0 || (got == 0 && store_missing(err, "not_found", "dataset", c->id));
-}
-
 bool store_dataset_find(struct store *s, const char *id, struct arena *a, struct store_dataset *out,
                         struct vireo_error *err)
 {
-    struct store_dataset dataset;
-    struct store_find c = {.id = id, .arena = a, .out = &dataset};
-    if (!store_read(s, find, &c, err) || store_out_of_memory(a, err))
-        return false;
-    *out = dataset;
-    return true;
-}
-
-struct list {
-    const struct store_page *page;
-    struct arena *arena;
-    struct store_dataset *rows;
-    size_t count;
-};
-static bool list(struct db *db, void *context, struct vireo_error *err)
-{
-    struct list *c = context;
-    int64_t after = c->page->ascending ? 0 : INT64_MAX;
-    if (c->page->after && !store_seq_of(db, "SELECT seq FROM datasets WHERE id=?", c->page->after, &after, err))
-        return false;
-    sqlite3_stmt *q = db_query(
-        db, err,
-        c->page->ascending
-            ? "SELECT " COLUMNS " FROM datasets WHERE deleted_at IS NULL AND seq>? ORDER BY seq LIMIT ?"
-            : "SELECT " COLUMNS " FROM datasets WHERE deleted_at IS NULL AND seq<? ORDER BY seq DESC LIMIT ?",
-        "ii", after, (int64_t)c->page->limit + 1);
-    STORE_COLLECT(db, q, c, read_dataset, struct store_dataset, err);
+    return store_table_find(s, &table, id, a, out, err);
 }
 
 bool store_dataset_list(struct store *s, const struct store_page *page, struct arena *a, struct store_dataset **rows,
                         size_t *count, bool *has_more, struct vireo_error *err)
 {
-    struct list c = {.page = page, .arena = a};
-    if (!store_read(s, list, &c, err))
-        return false;
-    *has_more = store_cut(&c.count, page->limit);
-    *rows = c.rows;
-    *count = c.count;
-    return true;
+    void *found;
+    bool done = store_table_page(s, &table, page, a, &found, count, has_more, err);
+    if (done)
+        *rows = found;
+    return done;
 }
 
 struct mapping {

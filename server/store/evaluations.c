@@ -1,14 +1,14 @@
 #include "server/store/evaluations.h"
 
 #include "compute/base/clock.h"
-#include "server/store/rows.h"
-#include "server/store/store_internal.h"
+#include "server/store/table.h"
 
 #define COLUMNS                                                                                                       \
     "id,status,model,file_id,spec,result,error,key_id,created_at,started_at,finished_at,attempts"
 
-static void read_evaluation(sqlite3_stmt *q, struct arena *a, struct store_evaluation *e)
+static void read_evaluation(sqlite3_stmt *q, struct arena *a, void *row)
 {
+    struct store_evaluation *e = row;
     *e = (struct store_evaluation){.id = db_text(a, q, 0),
                                    .status = db_text(a, q, 1),
                                    .model = db_text(a, q, 2),
@@ -22,6 +22,12 @@ static void read_evaluation(sqlite3_stmt *q, struct arena *a, struct store_evalu
                                    .finished_at = sqlite3_column_int64(q, 10),
                                    .attempts = sqlite3_column_int64(q, 11)};
 }
+
+static const struct store_table table = {.kind = "not_found",
+                                         .what = "evaluation",
+                                         .size = sizeof(struct store_evaluation),
+                                         .read = read_evaluation,
+                                         STORE_TABLE_SQL("evaluations", COLUMNS, "1")};
 
 static bool add(struct db *db, void *context, struct vireo_error *err)
 {
@@ -40,61 +46,27 @@ bool store_evaluation_add(struct store *s, struct store_evaluation *e, struct ar
     return store_write(s, add, e, err);
 }
 
-static bool find(struct db *db, void *context, struct vireo_error *err)
-{
-    struct store_find *c = context;
-    sqlite3_stmt *q = db_query(db, err, "SELECT " COLUMNS " FROM evaluations WHERE id=?", "t", c->id);
-    int got = q ? db_step(db, q, err) : -1;
-    if (got > 0) {
-        read_evaluation(q, c->arena, c->out);
-        db_done(q);
-    }
-    return got > 0 || (got == 0 && store_missing(err, "not_found", "evaluation", c->id));
-}
-
 bool store_evaluation_find(struct store *s, const char *id, struct arena *a, struct store_evaluation *out,
                            struct vireo_error *err)
 {
-    struct store_evaluation e;
-    struct store_find c = {.id = id, .arena = a, .out = &e};
-    if (!store_read(s, find, &c, err) || store_out_of_memory(a, err))
-        return false;
-    *out = e;
-    return true;
-}
-
-struct list {
-    const struct store_page *page;
-    struct arena *arena;
-    struct store_evaluation *rows;
-    size_t count;
-};
-static bool list(struct db *db, void *context, struct vireo_error *err)
-{
-    struct list *c = context;
-    int64_t after = c->page->ascending ? 0 : INT64_MAX;
-    if (c->page->after && !store_seq_of(db, "SELECT seq FROM evaluations WHERE id=?", c->page->after, &after, err))
-        return false;
-    sqlite3_stmt *q =
-        db_query(db, err,
-                 c->page->ascending ? "SELECT " COLUMNS " FROM evaluations WHERE seq>? ORDER BY seq LIMIT ?"
-                                    : "SELECT " COLUMNS " FROM evaluations WHERE seq<? ORDER BY seq DESC LIMIT ?",
-                 "ii", after, (int64_t)c->page->limit + 1);
-    STORE_COLLECT(db, q, c, read_evaluation, struct store_evaluation, err);
+    return store_table_find(s, &table, id, a, out, err);
 }
 
 bool store_evaluation_list(struct store *s, const struct store_page *page, struct arena *a, struct store_evaluation **rows,
                            size_t *count, bool *has_more, struct vireo_error *err)
 {
-    struct list c = {.page = page, .arena = a};
-    if (!store_read(s, list, &c, err))
-        return false;
-    *has_more = store_cut(&c.count, page->limit);
-    *rows = c.rows;
-    *count = c.count;
-    return true;
+    void *found;
+    bool done = store_table_page(s, &table, page, a, &found, count, has_more, err);
+    if (done)
+        *rows = found;
+    return done;
 }
 
+struct list {
+    struct arena *arena;
+    struct store_evaluation *rows;
+    size_t count;
+};
 static bool unfinished(struct db *db, void *context, struct vireo_error *err)
 {
     struct list *c = context;

@@ -2,13 +2,13 @@
 
 #include "compute/base/clock.h"
 #include "compute/base/hash.h"
-#include "server/store/rows.h"
-#include "server/store/store_internal.h"
+#include "server/store/table.h"
 
 #define COLUMNS "seq,id,filename,purpose,sha256,status,status_details,bytes,created_at,expires_at"
 
-static void read_file(sqlite3_stmt *q, struct arena *a, struct store_file *f)
+static void read_file(sqlite3_stmt *q, struct arena *a, void *row)
 {
+    struct store_file *f = row;
     *f = (struct store_file){.id = db_text(a, q, 1),
                              .filename = db_text(a, q, 2),
                              .purpose = db_text(a, q, 3),
@@ -19,6 +19,12 @@ static void read_file(sqlite3_stmt *q, struct arena *a, struct store_file *f)
                              .created_at = sqlite3_column_int64(q, 8),
                              .expires_at = sqlite3_column_int64(q, 9)};
 }
+
+static const struct store_table table = {.kind = "file_not_found",
+                                         .what = "file",
+                                         .size = sizeof(struct store_file),
+                                         .read = read_file,
+                                         STORE_TABLE_SQL("files", COLUMNS, "deleted_at IS NULL")};
 
 bool store_file_insert(struct db *db, struct store_file *f, struct vireo_error *err)
 {
@@ -46,26 +52,9 @@ bool store_file_add(struct store *s, struct store_file *f, struct arena *a, stru
     return true;
 }
 
-static bool find(struct db *db, void *context, struct vireo_error *err)
-{
-    struct store_find *c = context;
-    sqlite3_stmt *q = db_query(db, err, "SELECT " COLUMNS " FROM files WHERE id=? AND deleted_at IS NULL", "t", c->id);
-    int got = q ? db_step(db, q, err) : -1;
-    if (got > 0) {
-        read_file(q, c->arena, c->out);
-        db_done(q);
-    }
-    return got > 0 || (got == 0 && store_missing(err, "file_not_found", "file", c->id));
-}
-
 bool store_file_find(struct store *s, const char *id, struct arena *a, struct store_file *out, struct vireo_error *err)
 {
-    struct store_file file;
-    struct store_find c = {.id = id, .arena = a, .out = &file};
-    if (!store_read(s, find, &c, err) || store_out_of_memory(a, err))
-        return false;
-    *out = file;
-    return true;
+    return store_table_find(s, &table, id, a, out, err);
 }
 
 struct list {
@@ -78,8 +67,8 @@ struct list {
 static bool list(struct db *db, void *context, struct vireo_error *err)
 {
     struct list *c = context;
-    int64_t after = c->page->ascending ? 0 : INT64_MAX;
-    if (c->page->after && !store_seq_of(db, "SELECT seq FROM files WHERE id=?", c->page->after, &after, err))
+    int64_t after;
+    if (!store_page_start(db, table.seq, c->page, &after, err))
         return false;
     sqlite3_stmt *q = db_query(db, err,
                                c->page->ascending

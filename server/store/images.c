@@ -1,13 +1,13 @@
 #include "server/store/images.h"
 
 #include "compute/base/clock.h"
-#include "server/store/rows.h"
-#include "server/store/store_internal.h"
+#include "server/store/table.h"
 
 #define COLUMNS "seq,id,sha256,format,filename,width,height,bytes,created_at"
 
-static void read_image(sqlite3_stmt *q, struct arena *a, struct store_image *i)
+static void read_image(sqlite3_stmt *q, struct arena *a, void *row)
 {
+    struct store_image *i = row;
     *i = (struct store_image){.id = db_text(a, q, 1),
                               .sha256 = db_text(a, q, 2),
                               .format = db_text(a, q, 3),
@@ -17,6 +17,12 @@ static void read_image(sqlite3_stmt *q, struct arena *a, struct store_image *i)
                               .bytes = sqlite3_column_int64(q, 7),
                               .created_at = sqlite3_column_int64(q, 8)};
 }
+
+static const struct store_table table = {.kind = "not_found",
+                                         .what = "image",
+                                         .size = sizeof(struct store_image),
+                                         .read = read_image,
+                                         STORE_TABLE_SQL("images", COLUMNS, "deleted_at IS NULL")};
 
 struct adding {
     struct store_image *images;
@@ -70,60 +76,20 @@ bool store_image_add(struct store *s, struct store_image *images, size_t count, 
     return true;
 }
 
-static bool find(struct db *db, void *context, struct vireo_error *err)
-{
-    struct store_find *c = context;
-    sqlite3_stmt *q = db_query(db, err, "SELECT " COLUMNS " FROM images WHERE id=? AND deleted_at IS NULL", "t", c->id);
-    int got = q ? db_step(db, q, err) : -1;
-    if (got > 0) {
-        read_image(q, c->arena, c->out);
-        db_done(q);
-    }
-    return got > 0 || (got == 0 && store_missing(err, "not_found", "image", c->id));
-}
-
 bool store_image_find(struct store *s, const char *id, struct arena *a, struct store_image *out,
                       struct vireo_error *err)
 {
-    struct store_image image;
-    struct store_find c = {.id = id, .arena = a, .out = &image};
-    if (!store_read(s, find, &c, err) || store_out_of_memory(a, err))
-        return false;
-    *out = image;
-    return true;
-}
-
-struct list {
-    const struct store_page *page;
-    struct arena *arena;
-    struct store_image *rows;
-    size_t count;
-};
-static bool list(struct db *db, void *context, struct vireo_error *err)
-{
-    struct list *c = context;
-    int64_t after = c->page->ascending ? 0 : INT64_MAX;
-    if (c->page->after && !store_seq_of(db, "SELECT seq FROM images WHERE id=?", c->page->after, &after, err))
-        return false;
-    sqlite3_stmt *q = db_query(
-        db, err,
-        c->page->ascending
-            ? "SELECT " COLUMNS " FROM images WHERE deleted_at IS NULL AND seq>? ORDER BY seq LIMIT ?"
-            : "SELECT " COLUMNS " FROM images WHERE deleted_at IS NULL AND seq<? ORDER BY seq DESC LIMIT ?",
-        "ii", after, (int64_t)c->page->limit + 1);
-    STORE_COLLECT(db, q, c, read_image, struct store_image, err);
+    return store_table_find(s, &table, id, a, out, err);
 }
 
 bool store_image_list(struct store *s, const struct store_page *page, struct arena *a, struct store_image **rows,
                       size_t *count, bool *has_more, struct vireo_error *err)
 {
-    struct list c = {.page = page, .arena = a};
-    if (!store_read(s, list, &c, err))
-        return false;
-    *has_more = store_cut(&c.count, page->limit);
-    *rows = c.rows;
-    *count = c.count;
-    return true;
+    void *found;
+    bool done = store_table_page(s, &table, page, a, &found, count, has_more, err);
+    if (done)
+        *rows = found;
+    return done;
 }
 
 struct removal {

@@ -2,8 +2,7 @@
 
 #include "compute/base/clock.h"
 #include "server/store/events.h"
-#include "server/store/rows.h"
-#include "server/store/store_internal.h"
+#include "server/store/table.h"
 
 #define COLUMNS                                                                                                       \
     "seq,id,status,model,training_file,validation_file,spec,resolved,metadata,error,fine_tuned_model,result_file,"    \
@@ -18,8 +17,9 @@ bool store_status_is_final(const char *status)
     return strcmp(status, "succeeded") == 0 || strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0;
 }
 
-static void read_job(sqlite3_stmt *q, struct arena *a, struct store_job *j)
+static void read_job(sqlite3_stmt *q, struct arena *a, void *row)
 {
+    struct store_job *j = row;
     *j = (struct store_job){.seq = sqlite3_column_int64(q, 0),
                             .id = db_text(a, q, 1),
                             .status = db_text(a, q, 2),
@@ -46,6 +46,12 @@ static void read_job(sqlite3_stmt *q, struct arena *a, struct store_job *j)
                             .priority = sqlite3_column_int64(q, 23),
                             .eta_seconds = sqlite3_column_double(q, 24)};
 }
+
+static const struct store_table table = {.kind = "job_not_found",
+                                         .what = "fine-tuning job",
+                                         .size = sizeof(struct store_job),
+                                         .read = read_job,
+                                         STORE_TABLE_SQL("jobs", COLUMNS, "1")};
 
 // --- adding ----------------------------------------------------------------------------------------------------------
 
@@ -104,26 +110,9 @@ bool store_job_add(struct store *s, struct store_job *j, struct store_event *fir
 
 // --- reading ---------------------------------------------------------------------------------------------------------
 
-static bool find(struct db *db, void *context, struct vireo_error *err)
-{
-    struct store_find *c = context;
-    sqlite3_stmt *q = db_query(db, err, "SELECT " COLUMNS " FROM jobs WHERE id=?", "t", c->id);
-    int got = q ? db_step(db, q, err) : -1;
-    if (got > 0) {
-        read_job(q, c->arena, c->out);
-        db_done(q);
-    }
-    return got > 0 || (got == 0 && store_missing(err, "job_not_found", "fine-tuning job", c->id));
-}
-
 bool store_job_find(struct store *s, const char *id, struct arena *a, struct store_job *out, struct vireo_error *err)
 {
-    struct store_job job;
-    struct store_find c = {.id = id, .arena = a, .out = &job};
-    if (!store_read(s, find, &c, err) || store_out_of_memory(a, err))
-        return false;
-    *out = job;
-    return true;
+    return store_table_find(s, &table, id, a, out, err);
 }
 
 struct list {
@@ -142,8 +131,8 @@ static bool list(struct db *db, void *context, struct vireo_error *err)
     struct list *c = context;
     static const struct store_job_filter none = {0};
     const struct store_job_filter *f = c->filter ? c->filter : &none;
-    int64_t after = c->page->ascending ? 0 : INT64_MAX;
-    if (c->page->after && !store_seq_of(db, "SELECT seq FROM jobs WHERE id=?", c->page->after, &after, err))
+    int64_t after;
+    if (!store_page_start(db, table.seq, c->page, &after, err))
         return false;
     sqlite3_stmt *q =
         db_query(db, err,
