@@ -102,6 +102,14 @@ void file_map_close(struct file_map *map)
     *map = (struct file_map){0};
 }
 
+void file_map_forget(const void *data, size_t bytes)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data / page * page;
+    const uintptr_t end = ((uintptr_t)data + bytes + page - 1) / page * page;
+    if (bytes > 0)
+        (void)madvise((void *)begin, end - begin, MADV_DONTNEED); // read-only pages of a file: nothing can be lost
+}
+
 // Folder part of a path: "a/b" -> "a", "b" -> ".", "/b" -> "/".
 static void parent_of(const char *path, char *out, size_t size)
 {

@@ -26,6 +26,8 @@ struct file_map {
 // The map stays valid until file_map_close, whatever happens to the name.
 bool file_map_open(const char *path, struct file_map *out, struct vireo_error *err);
 void file_map_close(struct file_map *map);
+// Gives the pages of this part of a map back to the system; reading it again reads the file again.
+void file_map_forget(const void *data, size_t bytes);
 
 // Writes `path`.tmp-XXXXXX beside it, fsyncs, renames over `path`, fsyncs the folder.
 bool file_write_atomic(const char *path, const void *bytes, size_t count, struct vireo_error *err);

@@ -222,6 +222,8 @@ bool safetensors_open(const char *path, struct safetensors **out, struct vireo_e
         return vireo_explain(err, "%s: ", name ? name + 1 : path);
     }
     s->map = map;
+    for (size_t i = 0; i < s->count; i++)
+        s->tensors[i].mapped = true;
     *out = s;
     return true;
 }
@@ -292,6 +294,13 @@ bool safetensors_floats(const struct safetensor *t, uint64_t first, uint64_t cou
         out[i] = t->dtype == SAFETENSORS_BF16 ? bf16_to_float(h) : fp16_to_float(h);
     }
     return true;
+}
+
+void safetensors_forget(const struct safetensor *t, uint64_t first, uint64_t count)
+{
+    const size_t size = dtypes[t->dtype].bytes;
+    if (t->mapped && first <= t->count && count <= t->count - first)
+        file_map_forget(t->data + first * size, count * size);
 }
 
 bool safetensors_integers(const struct safetensor *t, uint64_t first, uint64_t count, int32_t *out,

@@ -49,6 +49,7 @@ struct safetensor {
     uint64_t shape[SAFETENSORS_MAX_RANK];
     uint64_t count, bytes; // elements, and count * element size
     const uint8_t *data;   // into the map; only byte-aligned for sure
+    bool mapped;           // of a file, not of bytes in memory
 };
 
 // An open file. Immutable after opening: any number of threads may read.
@@ -70,6 +71,9 @@ const char *safetensors_metadata(const struct safetensors *s, const char *key);
 // tensor: VIREO_INVALID). Conversions are exact.
 bool safetensors_floats(const struct safetensor *t, uint64_t first, uint64_t count, float *out,
                         struct vireo_error *err);
+// The process need not keep the pages of these elements: they are read again from the file (the system's page cache)
+// when they are wanted. Nothing for bytes in memory.
+void safetensors_forget(const struct safetensor *t, uint64_t first, uint64_t count);
 // The same for I32, I64, U8, BOOL and U32 (I64 values must fit 32 bits, U32 values 31).
 bool safetensors_integers(const struct safetensor *t, uint64_t first, uint64_t count, int32_t *out,
                           struct vireo_error *err);

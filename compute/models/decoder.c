@@ -91,8 +91,10 @@ struct tensor decoder_forward(struct tape *t, const struct model *m, const struc
     const struct model_text_config *c = &m->config.text;
     struct tensor h = nn_embed(t, m->embed, images, &b->embedding);
     model_trace(m, "decoder.embeds", -1, h);
+    b = tape_copy(t, b, sizeof *b); // the caller's ends with the forward, layers may run again in the backward walk
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
         struct layer_step s = {m, b, l};
+        model_enter(t, m, false, l);
         h = tape_part(t, layer_forward, &s, sizeof s, h);
         model_trace(m, "decoder.layer", (int)l, h);
     }

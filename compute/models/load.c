@@ -30,7 +30,7 @@ const char *const model_side_files[] = {"config.json",
 static bool load_param(struct model *m, const struct model_param *p, const struct safetensor *s,
                        struct vireo_error *err)
 {
-    enum { PIECE = 1 << 22 };
+    enum { PIECE = 1 << 20 };
     struct tensor x = p->weight->value;
     uint64_t total = (uint64_t)p->rows * p->columns, start = (uint64_t)p->first * p->columns;
     float *values = vireo_alloc(VIREO_MIN(total, PIECE) * sizeof *values);
@@ -48,6 +48,7 @@ static bool load_param(struct model *m, const struct model_param *p, const struc
         struct tensor part = {.dtype = x.dtype, .rank = 1, .shape = {n}, .stride = 1};
         part.span = gpu_span_part(x.span, (start + at) * dtype_bytes(x.dtype), count * dtype_bytes(x.dtype));
         done = done && tensor_write_floats(m->dev, part, values, err);
+        safetensors_forget(s, at, count); // the file passes through, it is not held
     }
     free(values);
     return done;
@@ -64,7 +65,7 @@ static bool load_weights(struct model *m, const char *folder, struct vireo_error
     for (size_t i = 0; done && i < m->param_count; i++) {
         const struct model_param *p = &m->params[i];
         const struct safetensor *s = shards_get(shards, p->name, p->rank, p->shape, err);
-        done = s && load_param(m, p, s, err);
+        done = s && ((m->streams && stream_holds(m, p->weight)) || load_param(m, p, s, err));
         found += done;
     }
     // A tensor we do not know means a model we do not compute. A tied model may store its head all the same.
@@ -75,6 +76,8 @@ static bool load_weights(struct model *m, const char *folder, struct vireo_error
         if (!model_param_find(m, name) && !tied_head && !table)
             done = vireo_fail(err, VIREO_CORRUPT, "tensor %s is not part of a %s model", name, m->family->name);
     }
+    if (done && m->streams)
+        return stream_open(m, shards, err);
     shards_close(&shards);
     return done;
 }

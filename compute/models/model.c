@@ -173,13 +173,16 @@ bool model_allocate(struct model *m, uint32_t max_positions, struct vireo_error 
                          4 +
                      1024;
     for (size_t i = 0; i < m->weight_count; i++)
-        total += vireo_round_up(tensor_bytes(m->weights[i]->value), 256);
+        if (!m->streams || !stream_holds(m, m->weights[i]))
+            total += vireo_round_up(tensor_bytes(m->weights[i]->value), 256);
     m->memory =
         gpu_arena_create(m->dev, &(struct gpu_arena_params){.name = "weights", .bytes = total, .grows = true}, err);
     if (!m->memory)
         return false;
     for (size_t i = 0; i < m->weight_count; i++) {
         struct tensor *x = &m->weights[i]->value;
+        if (m->streams && stream_holds(m, m->weights[i]))
+            continue;
         *x = tensor_take(m->memory, x->dtype, x->rank, x->shape, err);
         if (!x->span.address)
             return vireo_explain(err, "%s: ", m->weights[i]->name);
@@ -230,8 +233,10 @@ struct model *model_create(struct gpu_device *dev, const json_t *config, const s
                            struct vireo_error *err)
 {
     struct model *m = create(dev, config, p->dtype, err);
-    if (m)
+    if (m) {
         m->cast_rope = p->cast_rope;
+        m->streams = p->stream;
+    }
     if (m && !model_allocate(m, p->max_positions, err))
         model_destroy(&m);
     return m;
@@ -322,6 +327,7 @@ void model_destroy(struct model **model)
     struct model *m = *model;
     if (!m)
         return;
+    stream_close(&m->stream);
     gpu_arena_destroy(&m->memory);
     gpu_arena_destroy(&m->grad_memory);
     tokenizer_destroy(&m->tokenizer);

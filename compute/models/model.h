@@ -44,6 +44,7 @@ struct generation_config {
 };
 
 struct model;
+struct model_stream;
 struct vision_batch;
 struct text_batch;
 
@@ -102,9 +103,11 @@ struct model {
     enum dtype dtype;       // of the weights on the device
     enum dtype activations; // and of what is computed with them (model_activations)
     bool cast_rope;   // model_load_params
+    bool streams;     // model_load_params.stream
 
     struct arena host;
     struct gpu_arena *memory, *grad_memory;
+    struct model_stream *stream; // NULL: all weights are resident
     struct weight **weights;
     size_t weight_count, weight_room;
     struct model_param *params;
@@ -128,6 +131,7 @@ struct model_load_params {
     enum dtype dtype;       // of the weights on the device; DTYPE_U32 = as stored
     uint32_t max_positions; // longest position the rope table must hold; 0: min(max_position_embeddings, 8192)
     bool weights_only;      // no tokenizer, template, processor (a frozen reference)
+    bool stream;            // layers stay in the file and are read whenever a forward needs them: no gradients, no saving
     // The rope frequencies of a model stored in bf16 are rounded to bf16, as in a torch module that was cast as a whole
     // (the golden data of bf16 folders was made so). Off: exact in float32, as transformers' from_pretrained has them.
     bool cast_rope;

@@ -1,5 +1,7 @@
 #include "compute/models/qwen_vision.h"
 
+#include "compute/models/internal.h"
+
 #include <math.h>
 #include <stdio.h>
 
@@ -110,8 +112,10 @@ struct tensor qwen_vision_forward(struct tape *t, const struct model *m, const s
     uint32_t unit = c->spatial_merge_size * c->spatial_merge_size;
     struct tensor x = nn_linear_f32(t, b->pixels, m->patch_embed);
     model_trace(m, "vit.patch_embed", -1, x);
+    b = tape_copy(t, b, sizeof *b); // the caller's may end before layers run again in the backward walk
     for (uint32_t j = 0; j < c->depth; j++) {
         struct block_step s = {m, b, j};
+        model_enter(t, m, true, j);
         x = tape_part(t, block_forward, &s, sizeof s, x);
         model_trace(m, "vit.block", (int)j, x);
     }

@@ -253,6 +253,14 @@ struct tensor tape_upload(struct tape *t, enum dtype type, uint32_t count, const
     return x;
 }
 
+const void *tape_copy(struct tape *t, const void *data, size_t bytes)
+{
+    const void *copy = t->failed ? NULL : arena_copy_bytes(&t->host, data, bytes);
+    if (!copy)
+        tape_fail(t, VIREO_NO_MEMORY, "out of host memory for the tape");
+    return copy;
+}
+
 void tape_push(struct tape *t, const char *label, tape_backward_fn fn, const void *data, size_t bytes)
 {
     if (!t->grad || t->failed)
@@ -378,6 +386,8 @@ struct tensor tape_part(struct tape *t, tape_part_fn fn, const void *data, size_
     struct part p = {.fn = fn, .in = in};
     vireo_assert(bytes <= sizeof p.data);
     memcpy(p.data, data, bytes);
+    if (t->failed)
+        return in;
     const bool forget = t->grad && t->checkpoint;
     const uint32_t nodes = t->node_count, taken = t->taken_count;
     struct record *last = t->last;

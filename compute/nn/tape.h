@@ -51,8 +51,11 @@ struct tensor tape_activation(struct tape *t, uint32_t rows, uint32_t columns, b
 // x stays readable until the arena is rewound, also where the tape reuses memory: for what the caller reads afterwards.
 void tape_pin(struct tape *t, struct tensor x);
 
+// A copy that lives as long as the tape; NULL on a failed tape.
+const void *tape_copy(struct tape *t, const void *data, size_t bytes);
+
 // out = fn(t, data, in): one layer of a model, the unit of reuse and of checkpointing. `data` (bytes, at most
-// TAPE_PART_BYTES) is copied; what it points to outlives the tape. fn makes its result with the ops of nn.h from `in`,
+// TAPE_PART_BYTES) is copied; what it points to outlives the tape (tape_copy). fn makes its result with the ops of nn.h from `in`,
 // the data and weights alone. `in` must not be read afterwards by anything else.
 enum { TAPE_PART_BYTES = 64 };
 typedef struct tensor (*tape_part_fn)(struct tape *t, const void *data, struct tensor in);

@@ -12,6 +12,8 @@ const char *const scale_rewards_names[] = {"group", "batch", "none", NULL};
 const char *const lr_scheduler_names[] = {"constant", "linear", "cosine", "warmup_stable_decay", NULL};
 const char *const job_dtype_names[] = {"auto", "fp32", "bf16", NULL};
 
+const char *const job_offload_names[] = {"none", "reference", "optimizer", "all", NULL};
+
 enum kind { STRING, COUNT, LONG, NUMBER, BOOLEAN, CHOICE, OBJECT };
 
 // One member of the struct: its name on the wire is its name here.
@@ -67,6 +69,7 @@ static const struct field fields[] = {
     ONE_OF(dtype, job_dtype_names),
     FLAG(freeze_vision),
     FLAG(gradient_checkpointing),
+    ONE_OF(offload, job_offload_names),
     WHOLE(micro_batch_size, 0, 65536),
     WHOLE(leaves, 1, 1024),
     WHOLE(max_skipped_steps, 1, 1000000),

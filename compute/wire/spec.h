@@ -15,6 +15,7 @@ enum loss_type { LOSS_GRPO, LOSS_BNPO, LOSS_DR_GRPO, LOSS_DAPO };
 enum scale_rewards { SCALE_GROUP, SCALE_BATCH, SCALE_NONE };
 enum lr_scheduler { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WARMUP_STABLE_DECAY };
 enum job_dtype { JOB_AUTO, JOB_FP32, JOB_BF16 };
+enum job_offload { OFFLOAD_NONE, OFFLOAD_REFERENCE, OFFLOAD_OPTIMIZER, OFFLOAD_ALL };
 
 struct job_spec {
     // What and where. Paths are the server's; nothing of them reaches an API answer.
@@ -46,6 +47,7 @@ struct job_spec {
     double min_lr_ratio;
     enum job_dtype dtype;
     bool freeze_vision, gradient_checkpointing;
+    enum job_offload offload; // what lives outside the device's memory
     uint32_t micro_batch_size; // rows (SFT) or groups (GRPO) computed at once; 0: auto
     uint32_t leaves;           // power of two
     uint32_t max_skipped_steps; // non-finite steps in a row before the job stops
@@ -79,6 +81,6 @@ void job_spec_finish(struct job_spec *s);
 
 // Names as in the API.
 extern const char *const job_method_names[], *const loss_type_names[], *const scale_rewards_names[],
-    *const lr_scheduler_names[], *const job_dtype_names[];
+    *const lr_scheduler_names[], *const job_dtype_names[], *const job_offload_names[];
 
 #endif

@@ -23,7 +23,8 @@
 struct setup {
     int64_t image, prompts, group, new_tokens, text_tokens, runs;
     double beta;
-    bool bf16, grpo, profile;
+    bool bf16, grpo, profile, checkpointing;
+    int offload;
     json_t *model;
     char folder[64];
 };
@@ -44,6 +45,8 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         !json_get_integer(config, "", "runs", 1, 1000, &s->runs, err) ||
         !json_get_number(config, "", "beta", 0, 100, &s->beta, err) ||
         !json_get_bool(config, "", "profile", &s->profile, err) ||
+        !json_get_bool(config, "", "gradient_checkpointing", &s->checkpointing, err) ||
+        !json_get_choice(config, "", "offload", job_offload_names, &s->offload, err) ||
         !json_get_choice(config, "", "dtype", types, &type, err))
         return false;
     if (!s->model)
@@ -266,6 +269,8 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     spec.num_generations = (uint32_t)s->group;
     spec.max_completion_length = (uint32_t)s->new_tokens;
     spec.beta = s->beta;
+    spec.gradient_checkpointing = s->checkpointing;
+    spec.offload = (enum job_offload)s->offload;
     spec.ignore_eos = true;
     spec.log_completions = false;
     spec.save_steps = 0;

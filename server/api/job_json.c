@@ -49,6 +49,8 @@ static const struct key keys[] = {
     {"min_pixels", NULL, LONG, AT(min_pixels), 784, 1e9, NULL, false},
     {"shuffle", NULL, FLAG, AT(shuffle), 0, 0, NULL, false},
     {"freeze_vision", "freeze_vision_modules", FLAG, AT(freeze_vision), 0, 0, NULL, false},
+    {"gradient_checkpointing", NULL, FLAG, AT(gradient_checkpointing), 0, 0, NULL, false},
+    {"offload", NULL, CHOICE, AT(offload), 0, 0, job_offload_names, false},
     {"warmup_ratio", NULL, REAL, AT(warmup_ratio), 0, 1, NULL, false},
     {"warmup_steps", NULL, WHOLE, AT(warmup_steps), 0, 100000000, NULL, false},
     {"lr_scheduler_type", NULL, CHOICE, AT(lr_scheduler_type), 0, 0, lr_scheduler_names, false},
@@ -118,8 +120,6 @@ static bool check_unbuilt(const json_t *vireo, struct vireo_error *err)
         json_path(path, sizeof path, "vireo", list[i].name);
         return unsupported(path, text ? text : list[i].name, list[i].built, err);
     }
-    if (json_is_true(json_object_get(vireo, "gradient_checkpointing")))
-        return unsupported("vireo.gradient_checkpointing", "gradient_checkpointing", "Built: false.", err);
     const char *loss = json_string_value(json_object_get(vireo, "loss_type"));
     if (loss && (strcmp(loss, "gspo") == 0 || strcmp(loss, "cispo") == 0))
         return unsupported("vireo.loss_type", loss, "Built: grpo, bnpo, dr_grpo, dapo.", err);
@@ -158,7 +158,7 @@ static bool read_key(const json_t *vireo, const char *name, const struct key *k,
 // Keys of "vireo" that are no member of struct job_spec, or are checked elsewhere.
 static const char *const other_keys[] = {"preset", "adapter", "lora_r", "lora_alpha", "lora_dropout", "target_modules",
                                          "lora_target_modules", "ref_sync", "reward_weights", "init_from", "priority", "device",
-                                         "gradient_checkpointing", "strict", NULL};
+                                         "strict", NULL};
 
 static bool read_vireo(json_t *vireo, struct job_spec *s, struct vireo_error *err)
 {

@@ -95,6 +95,8 @@ static uint64_t pass(struct test *x, bool reuse, bool checkpoint, float *out)
     if (!text_batch_build(x->m, t, &rows, NULL, &batch, &err))
         stop("batch", &err);
     struct tensor h = x->m->family->text(t, x->m, &batch, features);
+    memset(&batch, 0xee, sizeof batch); // the walk must not read them
+    memset(&vision, 0xee, sizeof vision);
     struct nn_logprob lp =
         nn_logprob(t, nn_gather(t, h, hidden, n), x->m->head, tape_upload(t, DTYPE_U32, n, target), 1);
     if (!tape_failed(t) && !tape_backward(t, lp.logprob, tape_upload(t, DTYPE_F32, n, seed), &err))

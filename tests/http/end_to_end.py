@@ -43,7 +43,7 @@ def refused_jobs(s, files):
         ({**base, "training_file": "file-nothing"}, 404, "file_not_found", "training_file"),
         ({**base, "method": {"type": "dpo", "dpo": {}}}, 400, "unsupported_value", "method.type"),
         (with_vireo(base, adapter="lora"), 400, "unsupported_value", "vireo.adapter"),
-        (with_vireo(base, gradient_checkpointing=True), 400, "unsupported_value", "vireo.gradient_checkpointing"),
+        (with_vireo(base, offload="disk"), 400, "invalid_value", "vireo.offload"),
         (with_vireo(base, beta=0.1), 400, "invalid_parameter_combination", "vireo.beta"),
         (with_vireo(rl, loss_type="gspo"), 400, "unsupported_value", "vireo.loss_type"),
         (with_vireo(rl, num_iterations=2), 400, "unsupported_value", "vireo.num_iterations"),

@@ -48,7 +48,8 @@ static void hyperparameters_and_own_keys_meet(void **state)
     struct vireo_error err;
     struct job_request r;
     json_t *body = parse(RL("\"n_epochs\":2,\"batch_size\":\"auto\",\"learning_rate_multiplier\":3,\"compute_multiplier\":0.5",
-                            "\"epsilon\":0.1,\"lr_scheduler_type\":\"cosine\",\"freeze_vision_modules\":true"));
+                            "\"epsilon\":0.1,\"lr_scheduler_type\":\"cosine\",\"freeze_vision_modules\":true,"
+                            "\"gradient_checkpointing\":true,\"offload\":\"reference\""));
     REQUIRE_OK(job_json_read(body, &arena, &r, &err));
     REQUIRE_INT(r.spec.n_epochs, 2);
     REQUIRE_INT(r.spec.batch_size, 8);
@@ -56,7 +57,8 @@ static void hyperparameters_and_own_keys_meet(void **state)
     REQUIRE_NEAR(r.spec.learning_rate, 3e-6, 1e-18);
     REQUIRE(r.spec.epsilon_high == 0.1); // follows epsilon
     REQUIRE_INT(r.spec.lr_scheduler_type, LR_COSINE);
-    REQUIRE(r.spec.freeze_vision);
+    REQUIRE(r.spec.freeze_vision && r.spec.gradient_checkpointing);
+    REQUIRE_INT(r.spec.offload, OFFLOAD_REFERENCE);
     job_spec_finish(&r.spec);
     json_decref(body);
 }
@@ -77,7 +79,8 @@ static void wrong_jobs_are_named(void **state)
         {RL("", "\"loss_type\":\"cispo\""), "unsupported_value", "vireo.loss_type"},
         {RL("", "\"loss_type\":\"sgd\""), "invalid_value", "vireo.loss_type"},
         {RL("", "\"num_iterations\":2"), "unsupported_value", "vireo.num_iterations"},
-        {RL("", "\"gradient_checkpointing\":true"), "unsupported_value", "vireo.gradient_checkpointing"},
+        {RL("", "\"gradient_checkpointing\":1"), "invalid_type", "vireo.gradient_checkpointing"},
+        {RL("", "\"offload\":\"disk\""), "invalid_value", "vireo.offload"},
         {RL("", "\"group_size\":4,\"num_generations\":4"), "invalid_parameter_combination", "vireo.group_size"},
         {RL("\"compute_multiplier\":2", "\"group_size\":4"), "invalid_parameter_combination", "vireo.group_size"},
         {RL("\"learning_rate_multiplier\":2", "\"learning_rate\":1"), "invalid_parameter_combination", "vireo.learning_rate"},
