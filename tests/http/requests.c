@@ -1,6 +1,7 @@
 // Bad requests and bad bodies: each gets its 4xx, and afterwards the server is up and has lost nothing.
 //   requests                        a server of this process, without workers
 //   requests URL [--model NAME]     a running server on loopback without keys; with --model also jobs and chats
+#include "compute/worker/worker.h"
 #include "tests/http/bad_bodies.h"
 #include "tests/http/bad_requests.h"
 #include "tests/http/serving.h"
@@ -223,6 +224,8 @@ int main(int argc, char **argv)
 {
     static struct serving own;
     struct http_client *client;
+    if (argc > 1 && strcmp(argv[1], "worker") == 0)
+        return worker_main(argc - 1, argv + 1); // archives are read by a worker, which is this program again
     const char *url = argc > 1 ? argv[1] : NULL;
     model = argc > 3 && strcmp(argv[2], "--model") == 0 ? argv[3] : NULL;
     if (url) {
