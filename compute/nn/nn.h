@@ -26,7 +26,7 @@ enum nn_product {
     NN_NN, // C [M, N] = A [M, K] B [K, N]
     NN_TN, // C [M, N] = A [K, M]^T B [K, N]
 };
-// Each operand f32 or bf16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
+// Each operand f32 or bf16, or both fp16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
              struct tensor bias, struct tensor residual);
 // out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks.

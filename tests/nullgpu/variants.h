@@ -4,6 +4,7 @@
 
 #include "compute/nn/gemm_tile.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 struct variant {
@@ -26,6 +27,15 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
         if (i > 2 * GEMM_TILES)
             return false;
         gemm_tile_constants(&gemm_tiles[i % GEMM_TILES], i == 2 * GEMM_TILES, i / GEMM_TILES != 1, v->constants);
+    } else if (variant_has_name(v, "gemm_coopmat")) {
+        // Every tile, then the largest with narrow loads, then with a bf16 C. compile() sets the real subgroup size.
+        static const uint8_t matrix[3] = {16, 16, 16};
+        const bool narrow = i >= GEMM_COOPMATS;
+        v->count = GEMM_COOPMAT_CONSTANTS;
+        if (i > GEMM_COOPMATS + 2)
+            return false;
+        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], i == GEMM_COOPMATS + 2,
+                               i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
     } else if (variant_has_name(v, "gemm")) {
         v->count = 1;
         v->constants[0] = i; // type of C
@@ -66,7 +76,9 @@ static inline bool variant_at(uint32_t number, struct variant *out)
 
 static inline uint32_t variant_invocations(const struct variant *v, uint32_t subgroup)
 {
-    return variant_has_name(v, "gemm_tile") ? v->constants[1] : subgroup;
+    return variant_has_name(v, "gemm_tile")      ? v->constants[1]
+           : variant_has_name(v, "gemm_coopmat") ? v->constants[1] * subgroup
+                                                 : subgroup;
 }
 
 // Where a spill is a failure. Not: what takes no part of a step's time; and attention, whose only family so far is the one
@@ -84,6 +96,8 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
         return true;
     if (variant_has_name(v, "gemm_tile"))
         return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
+    if (variant_has_name(v, "gemm_coopmat"))
+        return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
     return !variant_has_name(v, "attention");
 }
 
@@ -92,6 +106,8 @@ static inline bool variant_is_reported(const struct variant *v)
 {
     if (variant_has_name(v, "gemm_tile"))
         return v->constants[0] == 0 && v->constants[6] == 1;
+    if (variant_has_name(v, "gemm_coopmat"))
+        return v->constants[0] == 0 && v->constants[6] == 8;
     if (variant_has_name(v, "gemm"))
         return v->constants[0] == 0;
     return !variant_has_name(v, "attention") || v->constants[0] >= 80;
