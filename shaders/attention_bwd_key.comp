@@ -1,6 +1,7 @@
 // Gradient of attention for keys and values: dv = sum p * go, dk = scale * sum ds * q over all (query row, head) pairs
 // that see the key row, p = 2^(s - lse), ds = p * (go . v - delta). Runs after attention_bwd_query.comp (delta).
-// Args: attention_grad_args (args/attention.h), spans by key. Constants: 1 = head_dim, 2 = key rows a lane (U).
+// Args: attention_grad_args (args/attention.h), spans by key. Constants: 1 = head_dim, 2 = key rows a lane (U),
+// 4 = type of q, k, v, 7 = of go, 8 = of gqkv. Defines: WIDE (lib/head_values.glsl).
 // Dispatch: ceil(rows / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
 // One lane works on U key rows of one kv head. The group walks over the (query row, head of the group) pairs that see
@@ -37,45 +38,48 @@ void main()
         seen[u] = key < p.rows && seen[u].x < seen[u].y ? seen[u] : uvec2(0);
         end = max(end, seen[u].y);
         flipped = max(flipped, seen[u].y == 0 ? 0 : ~seen[u].x);
+        LOAD_ROW(k[u], D, p.qkv, row[u] * p.stride + k_column, Q_BF16);
+        LOAD_ROW(v[u], D, p.qkv, row[u] * p.stride + v_column, Q_BF16);
         [[unroll]] for (uint d = 0; d < D; d++) {
-            k[u][d] = F32(p.qkv).v[row[u] * p.stride + k_column + d] * (p.scale * LOG2_E);
-            v[u][d] = F32(p.qkv).v[row[u] * p.stride + v_column + d];
+            k[u][d] *= p.scale * LOG2_E;
             dk[u][d] = 0;
             dv[u][d] = 0;
         }
     }
     end = subgroup_max(end);
     uint next = ~subgroup_max(flipped); // the least first; all ones when no key is seen
+    const uvec2 qkv = p.qkv, gradient = p.go, lses = p.lse, deltas = p.delta; // read once
+    const uint group = p.group, stride = p.stride, go_stride = p.go_stride;
     bool more;
     do {
         uint turns = 0;
         do {
-            float q[PER][D], go[PER][D], lse[PER], delta[PER], broken[PER];
+            float q[PER][SHARE], go[PER][SHARE], lse[PER], delta[PER], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
-                uint pair = next + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;
-                uint from = pair / p.group, head = kv * p.group + pair % p.group;
+                uint pair = next + LOADED_ROW(n);
+                uint from = pair / group, head = kv * group + pair % group;
                 lse[n] = 0;
                 delta[n] = 0;
                 broken[n] = 0;
-                [[unroll]] for (uint d = 0; d < D; d++) {
+                [[unroll]] for (uint d = 0; d < SHARE; d++) {
                     q[n][d] = 0;
                     go[n][d] = 0;
                 }
                 if (pair < end) {
-                    lse[n] = F32(p.lse).v[from * heads + head];
-                    delta[n] = F32(p.delta).v[from * heads + head];
-                    [[unroll]] for (uint d = 0; d < D; d++) {
-                        q[n][d] = F32(p.qkv).v[from * p.stride + head * D + d];
-                        go[n][d] = F32(p.go).v[from * p.go_stride + head * D + d];
-                    }
+                    uint column = head * D + LOADED_PART * SHARE;
+                    lse[n] = F32(lses).v[from * heads + head];
+                    delta[n] = F32(deltas).v[from * heads + head];
+                    LOAD_ROW(q[n], SHARE, qkv, from * stride + column, Q_BF16);
+                    LOAD_ROW(go[n], SHARE, gradient, from * go_stride + column, GO_BF16);
                 }
                 // What is not finite reaches the keys that the pair sees through its weight alone.
-                [[unroll]] for (uint d = 0; d < D; d++) {
+                [[unroll]] for (uint d = 0; d < SHARE; d++) {
                     bool fine = is_finite(q[n][d]) && is_finite(go[n][d]);
                     broken[n] = fine ? broken[n] : NOT_A_NUMBER;
                     q[n][d] = fine ? q[n][d] : 0;
                     go[n][d] = fine ? go[n][d] : 0;
                 }
+                broken[n] = over_parts(broken[n]);
             }
             float w[U][ATTENTION_BLOCK], ds[U][ATTENTION_BLOCK];
             [[unroll]] for (uint u = 0; u < U; u++)
@@ -85,8 +89,7 @@ void main()
                 }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float x = subgroupBroadcast(q[j / LOADERS][d], j % LOADERS);
-                    float y = subgroupBroadcast(go[j / LOADERS][d], j % LOADERS);
+                    float x = BLOCK_VALUE(q, j, d), y = BLOCK_VALUE(go, j, d);
                     [[unroll]] for (uint u = 0; u < U; u++) {
                         w[u][j] = fma(x, k[u][d], w[u][j]);
                         ds[u][j] = fma(y, v[u][d], ds[u][j]);
@@ -105,8 +108,7 @@ void main()
             }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float x = subgroupBroadcast(q[j / LOADERS][d], j % LOADERS);
-                    float y = subgroupBroadcast(go[j / LOADERS][d], j % LOADERS);
+                    float x = BLOCK_VALUE(q, j, d), y = BLOCK_VALUE(go, j, d);
                     [[unroll]] for (uint u = 0; u < U; u++) {
                         dv[u][d] = fma(w[u][j], y, dv[u][d]);
                         dk[u][d] = fma(ds[u][j], x, dk[u][d]);
@@ -120,15 +122,20 @@ void main()
 
     [[unroll]] for (uint u = 0; u < U; u++) {
         if (first + u * SUBGROUP + gl_SubgroupInvocationID < p.rows) {
-            [[unroll]] for (uint d = 0; d < D; d++) {
+            [[unroll]] for (uint d = 0; d < D; d += 4) {
                 uint at = row[u] * p.g_stride + d;
-                float x = dk[u][d] * p.scale, y = dv[u][d];
+                vec4 x = vec4(0), y = vec4(0);
+                [[unroll]] for (uint i = 0; i < 4; i++)
+                    if (d + i < D) {
+                        x[i] = dk[u][d + i] * p.scale;
+                        y[i] = dv[u][d + i];
+                    }
                 if (p.add != 0) {
-                    x += F32(p.gqkv).v[at + k_column];
-                    y += F32(p.gqkv).v[at + v_column];
+                    x += load_four(p.gqkv, at + k_column, D - d, GQKV_BF16);
+                    y += load_four(p.gqkv, at + v_column, D - d, GQKV_BF16);
                 }
-                F32(p.gqkv).v[at + k_column] = x;
-                F32(p.gqkv).v[at + v_column] = y;
+                store_four(p.gqkv, at + k_column, D - d, GQKV_BF16, x);
+                store_four(p.gqkv, at + v_column, D - d, GQKV_BF16, y);
             }
         }
     }

@@ -1,7 +1,8 @@
 // Gradient of attention for the queries: delta = sum_d go * o, p = 2^(s - lse), ds = p * (go . v - delta),
 // dq = scale * sum_keys ds * k. Also writes delta for attention_bwd_key.comp, which runs after.
 // Source: FlashAttention, arXiv 2205.14135, appendix B.4.
-// Args: attention_grad_args (args/attention.h), spans by query. Constants: 1 = head_dim, 2 = pairs a lane (U).
+// Args: attention_grad_args (args/attention.h), spans by query. Constants: 1 = head_dim, 2 = pairs a lane (U),
+// 4 = type of q, k, v, 6 = of o, 7 = of go, 8 = of gqkv. Defines: WIDE (lib/head_values.glsl).
 // Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup; turns as in attention_fwd.comp.
 //
 // Sum: dot products over d ascending, dq over keys ascending; no sum crosses lanes, so that a row's dq does not depend
@@ -36,40 +37,43 @@ void main()
         next[u] = 0;
         lse[u] = F32(p.lse).v[row[u] * heads + head[u]];
         delta[u] = 0;
+        LOAD_ROW(dq[u], D, p.o, row[u] * p.o_stride + head[u] * D, O_BF16);
+        LOAD_ROW(go[u], D, p.go, row[u] * p.go_stride + head[u] * D, GO_BF16);
+        LOAD_ROW(q[u], D, p.qkv, row[u] * p.stride + head[u] * D, Q_BF16);
         [[unroll]] for (uint d = 0; d < D; d++) {
-            q[u][d] = F32(p.qkv).v[row[u] * p.stride + head[u] * D + d] * (p.scale * LOG2_E);
-            go[u][d] = F32(p.go).v[row[u] * p.go_stride + head[u] * D + d];
-            delta[u] = fma(go[u][d], F32(p.o).v[row[u] * p.o_stride + head[u] * D + d], delta[u]);
+            q[u][d] *= p.scale * LOG2_E;
+            delta[u] = fma(go[u][d], dq[u][d], delta[u]);
             dq[u][d] = 0;
         }
     }
-    bool waiting;
+    const uvec2 qkv = p.qkv; // read once
+    const uint stride = p.stride;
+    uint leader = first_waiting(count, next);
     do {
         uint turns = 0;
         do {
             uint visible[U];
-            key_block b = meet(span, count, next, visible);
-            float k[PER][D], v[PER][D], broken[PER];
+            key_block b = meet(leader, span, count, next, key_pages(uvec2(0), 0), visible);
+            float k[PER][SHARE], v[PER][SHARE], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
-                uint j = b.first + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;
-                uint at = key_row(b, j) * p.stride;
+                uint j = b.first + LOADED_ROW(n);
+                uint at = key_row(b, j) * stride + LOADED_PART * SHARE;
                 broken[n] = 0;
-                [[unroll]] for (uint d = 0; d < D; d++) {
+                [[unroll]] for (uint d = 0; d < SHARE; d++) {
                     k[n][d] = 0;
                     v[n][d] = 0;
                 }
                 if (j < b.end) {
-                    [[unroll]] for (uint d = 0; d < D; d++) {
-                        k[n][d] = F32(p.qkv).v[at + k_column + d];
-                        v[n][d] = F32(p.qkv).v[at + v_column + d];
-                    }
+                    LOAD_ROW(k[n], SHARE, qkv, at + k_column, Q_BF16);
+                    LOAD_ROW(v[n], SHARE, qkv, at + v_column, Q_BF16);
                 }
                 // As in the forward pass: what is not finite reaches those who see the key through its weight alone.
-                [[unroll]] for (uint d = 0; d < D; d++) {
+                [[unroll]] for (uint d = 0; d < SHARE; d++) {
                     bool fine = is_finite(k[n][d]);
                     broken[n] = fine ? broken[n] : NOT_A_NUMBER;
                     k[n][d] = fine ? k[n][d] : 0;
                 }
+                broken[n] = over_parts(broken[n]);
             }
             float s[U][ATTENTION_BLOCK], ds[U][ATTENTION_BLOCK];
             [[unroll]] for (uint u = 0; u < U; u++)
@@ -79,8 +83,7 @@ void main()
                 }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float x = subgroupBroadcast(k[j / LOADERS][d], j % LOADERS);
-                    float y = subgroupBroadcast(v[j / LOADERS][d], j % LOADERS);
+                    float x = BLOCK_VALUE(k, j, d), y = BLOCK_VALUE(v, j, d);
                     [[unroll]] for (uint u = 0; u < U; u++) {
                         s[u][j] = fma(q[u][d], x, s[u][j]);
                         ds[u][j] = fma(go[u][d], y, ds[u][j]);
@@ -96,24 +99,27 @@ void main()
             }
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float x = subgroupBroadcast(k[j / LOADERS][d], j % LOADERS);
+                    float x = BLOCK_VALUE(k, j, d);
                     [[unroll]] for (uint u = 0; u < U; u++)
                         dq[u][d] = fma(ds[u][j], x, dq[u][d]);
                 }
-            waiting = any_waits(count, next);
+            leader = first_waiting(count, next);
             turns++;
-        } while (waiting && turns < 32768);
-    } while (waiting);
+        } while (leader != NOBODY && turns < 32768);
+    } while (leader != NOBODY);
 
     [[unroll]] for (uint u = 0; u < U; u++) {
         if (first + u * SUBGROUP + gl_SubgroupInvocationID < pairs) {
             F32(p.delta).v[row[u] * heads + head[u]] = delta[u];
-            [[unroll]] for (uint d = 0; d < D; d++) {
+            [[unroll]] for (uint d = 0; d < D; d += 4) {
                 uint at = row[u] * p.g_stride + head[u] * D + d;
-                float x = dq[u][d] * p.scale;
+                vec4 x = vec4(0);
+                [[unroll]] for (uint i = 0; i < 4; i++)
+                    if (d + i < D)
+                        x[i] = dq[u][d + i] * p.scale;
                 if (p.add != 0)
-                    x += F32(p.gqkv).v[at];
-                F32(p.gqkv).v[at] = x;
+                    x += load_four(p.gqkv, at, D - d, GQKV_BF16);
+                store_four(p.gqkv, at, D - d, GQKV_BF16, x);
             }
         }
     }

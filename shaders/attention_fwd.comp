@@ -1,16 +1,19 @@
-// o = softmax(scale q k^T) v per query row and head, with keys in at most two runs of rows (nn_spans). Never stores
-// scores. Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv 2205.14135.
-// Args: attention_args (args/attention.h). Constants: 1 = head_dim, 2 = pairs a lane (U).
+// o = softmax(scale q k^T) v per query row and head, keys in at most two runs of rows (nn_spans) or in pages (nn_kv).
+// Never stores scores. Source: online softmax, Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv 2205.14135.
+// Args: attention_args (args/attention.h). Constants: 1 = head_dim, 2 = pairs a lane (U), 3 = PAGED, 4, 5, 6 = types of
+// q, of k and v, of o.
+// Defines: WIDE (lib/head_values.glsl).
 // Dispatch: ceil(rows * group / (U * SUBGROUP)) * kv_heads groups of one subgroup.
 //
 // One lane works on U (row, head) pairs; all lanes of a group share the kv head. Keys come in blocks of ATTENTION_BLOCK
 // by the query's own key number. Each turn takes the block that the first waiting pair needs, the lanes load one key of
 // it each, and all pairs that need exactly these rows as exactly this block take part. So rows of one sequence, and
-// completions in their shared prompt, share the loads; a pair whose keys lie elsewhere takes its own turns.
+// completions in their shared prompt (the same pages), share the loads; a pair whose keys lie elsewhere takes its own
+// turns.
 //
 // Sum: q.k over d ascending; values over keys ascending, rescaled once a block when the maximum grows; no sum crosses
 // lanes. What a pair gets depends on its own keys in their order alone: not on the rows beside it, on where the keys
-// lie, on U, or on the split into prefix and own run. Keys beyond a pair's count never touch it, even if not finite.
+// lie, on U, on the split into prefix and own run, or on pages. Keys beyond a pair's count never touch it, even if not finite.
 // All-zero args: no pairs, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -40,39 +43,43 @@ void main()
         next[u] = 0;
         top[u] = MINUS_INFINITY;
         sum[u] = 0;
+        LOAD_ROW(q[u], D, p.q, row[u] * p.q_stride + head[u] * D, Q_BF16);
         [[unroll]] for (uint d = 0; d < D; d++) {
-            q[u][d] = F32(p.q).v[row[u] * p.q_stride + head[u] * D + d] * p.scale;
+            q[u][d] *= p.scale;
             acc[u][d] = 0;
         }
     }
-    bool waiting;
+    // Read once: a CPU driver reads push constants again behind every condition.
+    const uvec2 keys = p.k, values = p.v;
+    const key_pages pages = key_pages(p.pages, p.page_shift);
+    const uint kv_stride = p.kv_stride;
+    uint leader = first_waiting(count, next);
     do {
         uint turns = 0;
         do {
             uint visible[U];
-            key_block b = meet(span, count, next, visible);
-            float k[PER][D], v[PER][D], broken[PER];
+            key_block b = meet(leader, span, count, next, pages, visible);
+            float k[PER][SHARE], v[PER][SHARE], broken[PER];
             [[unroll]] for (uint n = 0; n < PER; n++) {
-                uint j = b.first + n * SUBGROUP + gl_SubgroupInvocationID % ATTENTION_BLOCK;
-                uint at = key_row(b, j) * p.kv_stride + kv * D;
+                uint j = b.first + LOADED_ROW(n);
+                uint at = key_row(b, j) * kv_stride + kv * D + LOADED_PART * SHARE;
                 broken[n] = 0;
-                [[unroll]] for (uint d = 0; d < D; d++) {
+                [[unroll]] for (uint d = 0; d < SHARE; d++) {
                     k[n][d] = 0;
                     v[n][d] = 0;
                 }
                 if (j < b.end) {
-                    [[unroll]] for (uint d = 0; d < D; d++) {
-                        k[n][d] = F32(p.k).v[at + d];
-                        v[n][d] = F32(p.v).v[at + d];
-                    }
+                    LOAD_ROW(k[n], SHARE, keys, at, KV_BF16);
+                    LOAD_ROW(v[n], SHARE, values, at, KV_BF16);
                 }
                 // A value that is not finite must reach the pairs that see its key, and no other: 0 * it is NaN. So the
                 // weight of the key becomes NaN for those who see it, and the value 0.
-                [[unroll]] for (uint d = 0; d < D; d++) {
+                [[unroll]] for (uint d = 0; d < SHARE; d++) {
                     bool fine = is_finite(v[n][d]);
                     broken[n] = fine ? broken[n] : NOT_A_NUMBER;
                     v[n][d] = fine ? v[n][d] : 0;
                 }
+                broken[n] = over_parts(broken[n]);
             }
             float s[U][ATTENTION_BLOCK], fade[U];
             [[unroll]] for (uint u = 0; u < U; u++)
@@ -80,7 +87,7 @@ void main()
                     s[u][j] = 0;
             [[unroll]] for (uint d = 0; d < D; d++)
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float x = subgroupBroadcast(k[j / LOADERS][d], j % LOADERS);
+                    float x = BLOCK_VALUE(k, j, d);
                     [[unroll]] for (uint u = 0; u < U; u++)
                         s[u][j] = fma(q[u][d], x, s[u][j]);
                 }
@@ -102,22 +109,27 @@ void main()
                 [[unroll]] for (uint u = 0; u < U; u++)
                     acc[u][d] *= fade[u];
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float x = subgroupBroadcast(v[j / LOADERS][d], j % LOADERS);
+                    float x = BLOCK_VALUE(v, j, d);
                     [[unroll]] for (uint u = 0; u < U; u++)
                         acc[u][d] = fma(s[u][j], x, acc[u][d]);
                 }
             }
-            waiting = any_waits(count, next);
+            leader = first_waiting(count, next);
             turns++;
-        } while (waiting && turns < 32768);
-    } while (waiting);
+        } while (leader != NOBODY && turns < 32768);
+    } while (leader != NOBODY);
 
     [[unroll]] for (uint u = 0; u < U; u++) {
         if (first + u * SUBGROUP + gl_SubgroupInvocationID < pairs) {
             float share = sum[u] == 0 ? 0 : 1 / sum[u]; // no keys: zeros
-            [[unroll]] for (uint d = 0; d < D; d++) {
-                precise float x = acc[u][d] * share + 0.0; // -0 becomes 0: its sign could depend on idle turns
-                F32(p.o).v[row[u] * p.o_stride + head[u] * D + d] = x;
+            [[unroll]] for (uint d = 0; d < D; d += 4) {
+                vec4 x = vec4(0);
+                [[unroll]] for (uint i = 0; i < 4; i++)
+                    if (d + i < D) {
+                        precise float y = acc[u][d + i] * share + 0.0; // -0 becomes 0: its sign could depend on idle turns
+                        x[i] = y;
+                    }
+                store_four(p.o, row[u] * p.o_stride + head[u] * D + d, D - d, O_BF16, x);
             }
             if (has_address(p.lse))
                 F32(p.lse).v[row[u] * p.kv_heads * p.group + head[u]] = count[u] == 0 ? 0 : top[u] + log2(sum[u]);

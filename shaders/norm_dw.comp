@@ -1,12 +1,13 @@
 // Gradient of the weight of RMS norm over one block of rows: to[block] = sum over its rows of g x r.
 // Args: norm_dw_args (args/norm.h). Dispatch: ceil(rows / rows_each) * ceil(columns / SUBGROUP) groups of one subgroup.
-// Sum: rows of a block in order. Variants: f32. All-zero args: no column, nothing is touched.
+// Constant 1: type of g (0 f32, 1 bf16, 2 f16). Sum: rows of a block in order. All-zero args: no column, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
 #include "shaders/args/norm.h"
 
 layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint G = 0;
 layout(push_constant, scalar) uniform Args { norm_dw_args p; };
 
 void main()
@@ -20,7 +21,7 @@ void main()
         return;
     float sum = 0;
     for (uint row = first; row < end; row++)
-        sum += F32(p.g).v[row * p.columns + c] * (F32(p.x).v[row * p.x_stride + c] * F32(p.r).v[row]);
+        sum += load_float(p.g, row * p.columns + c, G) * (F32(p.x).v[row * p.x_stride + c] * F32(p.r).v[row]);
     if (p.add != 0)
         sum += F32(p.to).v[block * p.columns + c];
     F32(p.to).v[block * p.columns + c] = sum;

@@ -1,15 +1,18 @@
 // RMS norm: y = x r w, r = 1 / sqrt(mean(x^2) + eps), over a row. Keeps r for the backward pass where asked.
-// Args: norm_args (args/norm.h). Constant 1: type of w. Dispatch: ceil(rows / rows_each) groups of one subgroup.
+// Args: norm_args (args/norm.h). Constants: 1 type of w, 2 of y (0 f32, 1 bf16, 2 f16).
+// Dispatch: ceil(rows / rows_each) groups of one subgroup.
 // Sum: 32 strided partials and a tree (lib/reduce.glsl). All-zero args: no row, nothing is touched.
 // Source: transformers, modeling_qwen2_5_vl.py, Qwen2RMSNorm.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
+#include "shaders/lib/pairs.glsl"
 #include "shaders/lib/reduce.glsl"
 #include "shaders/args/norm.h"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint WEIGHT = 0;
+layout(constant_id = 2) const uint Y = 0;
 layout(push_constant, scalar) uniform Args { norm_args p; };
 
 void main()
@@ -33,7 +36,10 @@ void main()
         float r = inversesqrt(fold_sum(part) / float(p.columns) + p.eps);
         if (has_address(p.r) && gl_LocalInvocationID.x == 0)
             F32(p.r).v[row] = r;
-        for (uint c = gl_LocalInvocationID.x; c < p.columns; c += SUBGROUP)
-            F32(p.y).v[row * p.columns + c] = F32(p.x).v[base + c] * r * load_float(p.w, c, WEIGHT);
+        for (uint c = 2 * gl_LocalInvocationID.x; c < p.columns; c += 2 * SUBGROUP) {
+            bool pair = c + 1 < p.columns;
+            vec2 x = load_two(p.x, base + c, pair, 0), w = load_two(p.w, c, pair, WEIGHT);
+            store_two(p.y, row * p.columns + c, pair, Y, x * r * w);
+        }
     }
 }

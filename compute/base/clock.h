@@ -6,6 +6,7 @@
 
 double clock_seconds(void);     // monotonic
 double clock_cpu_seconds(void); // of all threads of this process
+double clock_thread_seconds(void); // CPU time of the calling thread
 int64_t clock_unix(void);
 
 #endif

@@ -1,4 +1,4 @@
-// Which token slots of the KV pool are free: contiguous runs, first fit, merged on release.
+// Which rows of a pool are free: contiguous runs, first fit, merged on release.
 #ifndef VIREO_ENGINE_SLOTS_H
 #define VIREO_ENGINE_SLOTS_H
 

@@ -77,6 +77,7 @@ struct gpu_counters {
     uint64_t dispatches, barriers; // barriers: those derived from declared uses
     uint64_t submits, pipelines, bytes_held, bytes_peak;
     double device_seconds; // summed time of the submits that are over, where the device has timestamps
+    double flops;          // floating-point work the dispatches declared
 };
 // As of now; cheap.
 struct gpu_counters gpu_device_counters(const struct gpu_device *dev);

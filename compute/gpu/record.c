@@ -189,6 +189,7 @@ void gpu_dispatch(struct gpu_device *dev, enum gpu_kernel kernel, const struct g
     if (d->args_bytes)
         memcpy(op.args, d->args, d->args_bytes);
     dev->counters.dispatches++;
+    dev->counters.flops += d->flops;
     add_dispatch(dev, &op, d);
 }
 

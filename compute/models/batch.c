@@ -220,13 +220,14 @@ uint32_t text_rows_completion(struct text_rows *r, uint32_t prompt_first, uint32
     return first;
 }
 
-uint32_t text_rows_decode(struct text_rows *r, uint32_t id, uint32_t position, const uint32_t spans[4], uint32_t slot)
+uint32_t text_rows_cached(struct text_rows *r, int32_t source, const uint32_t positions[3], const uint32_t spans[4],
+                          uint32_t slot)
 {
     if (!reserve(r, 1))
         return r->count;
     uint32_t row = r->count++;
-    r->source[row] = (int32_t)id;
-    r->positions[row][0] = r->positions[row][1] = r->positions[row][2] = position;
+    r->source[row] = source;
+    memcpy(r->positions[row], positions, 3 * sizeof *positions);
     memcpy(r->query[row], spans, sizeof r->query[row]);
     r->key[row][0] = r->key[row][1] = 0;
     r->slot[row] = slot;

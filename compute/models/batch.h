@@ -56,8 +56,10 @@ uint32_t text_rows_prompt(struct text_rows *r, const struct prompt *p, const str
 // Completions must directly follow their prompt and each other. Positions start at `position`. Returns the first row.
 uint32_t text_rows_completion(struct text_rows *r, uint32_t prompt_first, uint32_t prompt_count, const uint32_t *ids,
                               uint32_t count, uint32_t position);
-// One row with explicit spans over KV slots (decoding).
-uint32_t text_rows_decode(struct text_rows *r, uint32_t id, uint32_t position, const uint32_t spans[4], uint32_t slot);
+// One row whose keys lie in a KV pool: `source` (token id, or -1 - row of the pictures), its three positions, its spans
+// (nn_spans) and its slot. Returns the row.
+uint32_t text_rows_cached(struct text_rows *r, int32_t source, const uint32_t positions[3], const uint32_t spans[4],
+                          uint32_t slot);
 // Puts the rows on the tape. With `kv` the slots are uploaded too (kv[layer].slot is set for all layers).
 bool text_batch_build(const struct model *m, struct tape *t, const struct text_rows *r, struct nn_kv *kv,
                       struct text_batch *out, struct vireo_error *err);

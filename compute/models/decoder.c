@@ -74,7 +74,7 @@ struct tensor decoder_forward(struct tape *t, const struct model *m, const struc
         const struct text_block *w = &m->layers[l];
         const struct nn_kv *kv = b->kv ? &b->kv[l] : NULL;
         struct tensor x = nn_rms_norm(t, h, w->input_norm, c->rms_norm_eps);
-        struct tensor qkv = nn_linear(t, x, w->qkv);
+        struct tensor qkv = nn_linear_f32(t, x, w->qkv);
         qkv = nn_rope_store(t, qkv, &heads, &b->rope, kv);
         h = nn_linear_add(t, nn_attention(t, qkv, &heads, &b->spans, kv), w->o, h);
         x = nn_rms_norm(t, h, w->post_norm, c->rms_norm_eps);

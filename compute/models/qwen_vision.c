@@ -87,11 +87,11 @@ struct tensor qwen_vision_forward(struct tape *t, const struct model *m, const s
     uint32_t D = c->hidden_size / c->num_heads, unit = c->spatial_merge_size * c->spatial_merge_size;
     const struct nn_heads heads = {
         .heads = c->num_heads, .kv_heads = c->num_heads, .head_dim = D, .scale = (float)(1 / sqrt(D))};
-    struct tensor x = nn_linear(t, b->pixels, m->patch_embed);
+    struct tensor x = nn_linear_f32(t, b->pixels, m->patch_embed);
     model_trace(m, "vit.patch_embed", -1, x);
     for (uint32_t j = 0; j < c->depth; j++) {
         const struct vision_block *w = &m->vision[j];
-        struct tensor qkv = nn_linear(t, nn_rms_norm(t, x, w->norm1, vision_eps), w->qkv);
+        struct tensor qkv = nn_linear_f32(t, nn_rms_norm(t, x, w->norm1, vision_eps), w->qkv);
         qkv = nn_rope_store(t, qkv, &heads, &b->rope, NULL);
         const struct nn_spans *spans = c->full_attention[j] ? &b->full : &b->window;
         x = nn_linear_add(t, nn_attention(t, qkv, &heads, spans, NULL), w->proj, x);

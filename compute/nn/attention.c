@@ -3,12 +3,17 @@
 #include "compute/base/check.h"
 #include "shaders/args/attention.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 // What the backward pass needs; qkv is the rotated one.
 struct attention_step {
     struct tensor qkv, out, lse;
     struct nn_heads heads;
     struct nn_spans spans;
 };
+
+_Static_assert(NN_PAGE_LEAST == ATTENTION_BLOCK, "no block straddles two pages");
 
 static const float log2_e = 1.44269504f;
 
@@ -18,39 +23,89 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
     return tensor_column_part(qkv, first_head * h->head_dim, heads * h->head_dim);
 }
 
-// Specialisation constants: head_dim and how many items a lane works on. Two share the loads of keys where neighbouring
-// rows mostly see the same ones: 1.1 to 1.35 times faster on lavapipe. Rows that decode each have keys of their own
-// (two are 0.7 times as fast), and short windows leave nothing to share. GPUs keep to one: even that spills registers there
-// (docs/gpu-report.md). No bits depend on it.
-struct shape {
-    uint32_t head_dim, items;
+// The kernels of the "simd" family (for CPU drivers, right on any device) as a call runs them.
+enum { CONSTANTS = 8 }; // head_dim, items a lane, paged, types of qkv, k and v, o, gradient of o, gradient of qkv
+struct choice {
+    enum gpu_kernel forward, by_query, by_key;
+    uint32_t constants[CONSTANTS], items;
 };
 
-static struct shape shape_of(struct tape *t, const struct attention_step *s, bool pool)
+// What a call reads and writes. k, v: as the keys lie; go, gqkv: backward only, else address 0.
+struct operands {
+    struct tensor qkv, k, v, out, go, gqkv;
+    const struct nn_kv *kv; // NULL: k and v are columns of qkv
+};
+
+static bool is_bf16(struct tensor x)
 {
-    bool long_rows = s->spans.pairs >= 16.0 * tensor_rows(s->qkv);
-    bool cpu = gpu_device_caps(tape_device(t))->type == GPU_CPU;
-    return (struct shape){s->heads.head_dim, !pool && long_rows && cpu ? 2 : 1};
+    return x.span.address && x.dtype == DTYPE_BF16;
+}
+
+// Loads of 64 bits fit every row of every head.
+static bool fits_wide(struct tensor x, uint32_t head_dim)
+{
+    const uint32_t values = 8 / dtype_bytes(x.dtype);
+    return !x.span.address || (x.span.address % 8 == 0 && x.stride % values == 0 && head_dim % values == 0);
+}
+
+// VIREO_ATTENTION, for tests and measurements: "simd-1", "simd-2", "simd-4": so many items a lane; "any": no 64-bit loads.
+// The bits are the same. (A family for GPUs would be chosen here too, by the device's type, as in gemm.c.)
+//
+// Items a lane share the loads of keys where neighbouring rows mostly see the same ones: 1, 2 and 4 give 17, 22 and 27 GFLOP
+// per CPU second for 576 keys a row. Rows that decode each have keys of their own (two are 0.7 times as fast), and short
+// windows leave nothing to share. GPUs keep to one: even that spills registers there (docs/gpu-report.md).
+static struct choice choose(struct gpu_device *dev, const struct attention_step *s, const struct operands *x)
+{
+    const char *forced = getenv("VIREO_ATTENTION");
+    const struct gpu_caps *caps = gpu_device_caps(dev);
+    const uint32_t D = s->heads.head_dim;
+    const double keys = s->spans.pairs / tensor_rows(s->qkv);
+    uint32_t items = x->kv || caps->type != GPU_CPU || keys < 16 ? 1 : keys < 48 ? 2 : 4;
+    if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '1' && forced[5] <= '4')
+        items = (uint32_t)(forced[5] - '0');
+    const bool wide = caps->int64 && !(forced && strcmp(forced, "any") == 0) && fits_wide(x->qkv, D) &&
+                      fits_wide(x->k, D) && fits_wide(x->v, D) && fits_wide(x->out, D) && fits_wide(x->go, D) &&
+                      fits_wide(x->gqkv, D);
+    return (struct choice){
+        .forward = wide ? KERNEL_ATTENTION_FWD_WIDE : KERNEL_ATTENTION_FWD,
+        .by_query = wide ? KERNEL_ATTENTION_BWD_QUERY_WIDE : KERNEL_ATTENTION_BWD_QUERY,
+        .by_key = wide ? KERNEL_ATTENTION_BWD_KEY_WIDE : KERNEL_ATTENTION_BWD_KEY,
+        .constants = {D, items, x->kv && x->kv->pages.span.address, is_bf16(x->qkv), is_bf16(x->k), is_bf16(x->out),
+                      is_bf16(x->go), is_bf16(x->gqkv)},
+        .items = items,
+    };
+}
+
+static uint32_t log2_of(uint32_t power)
+{
+    uint32_t shift = 0;
+    while (power >> (shift + 1))
+        shift++;
+    return shift;
 }
 
 // Groups of one subgroup for so many (row, head) pairs or key rows, once a kv head.
-static uint64_t groups_of(struct tape *t, uint64_t count, const struct shape *shape, const struct nn_heads *h)
+static uint64_t groups_of(struct tape *t, uint64_t count, uint32_t items, const struct nn_heads *h)
 {
-    uint64_t tile = (uint64_t)gpu_device_caps(tape_device(t))->subgroup_size * shape->items;
+    uint64_t tile = (uint64_t)gpu_device_caps(tape_device(t))->subgroup_size * items;
     return (count + tile - 1) / tile * h->kv_heads;
 }
 
-static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v, bool pool)
+static void forward(struct tape *t, const struct attention_step *s, struct tensor k, struct tensor v,
+                    const struct nn_kv *kv)
 {
     const struct nn_heads *h = &s->heads;
     uint32_t rows = tensor_rows(s->qkv), group = h->heads / h->kv_heads;
     struct tensor q = columns(s->qkv, h, 0, h->heads);
-    struct shape shape = shape_of(t, s, pool);
+    const struct operands x = {.qkv = s->qkv, .k = k, .v = v, .out = s->out, .kv = kv};
+    const struct choice choice = choose(tape_device(t), s, &x);
+    const bool paged = kv && kv->pages.span.address;
     struct attention_args args = {
         .q = q.span.address,
         .k = k.span.address,
         .v = v.span.address,
         .queries = s->spans.query.span.address,
+        .pages = paged ? kv->pages.span.address : 0,
         .o = s->out.span.address,
         .lse = s->lse.span.address,
         .rows = rows,
@@ -59,6 +114,7 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
         .q_stride = q.stride,
         .kv_stride = k.stride,
         .o_stride = s->out.stride,
+        .page_shift = paged ? log2_of(kv->page_size) : 0,
         .scale = h->scale * log2_e,
     };
     struct gpu_use uses[] = {
@@ -68,17 +124,18 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
         tensor_use(s->spans.query, GPU_READ),
         tensor_use(s->out, GPU_WRITE),
         tensor_use(s->lse, GPU_WRITE),
+        paged ? tensor_use(kv->pages, GPU_READ) : (struct gpu_use){0},
     };
     double width = (double)h->heads * h->head_dim;
-    gpu_dispatch(tape_device(t), KERNEL_ATTENTION_FWD,
+    gpu_dispatch(tape_device(t), choice.forward,
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,
-                     .constants = &shape.head_dim,
-                     .constant_count = 2,
+                     .constants = choice.constants,
+                     .constant_count = CONSTANTS,
                      .uses = uses,
-                     .use_count = s->lse.span.address ? 6 : 5,
-                     .groups = groups_of(t, (uint64_t)rows * group, &shape, h),
+                     .use_count = VIREO_COUNT(uses),
+                     .groups = groups_of(t, (uint64_t)rows * group, choice.items, h),
                      .flops = 4 * s->spans.pairs * width,
                      .bytes = 8.0 * rows * width + s->spans.pairs * width, // a block of keys serves about 8 rows
                      .label = "attention",
@@ -98,6 +155,9 @@ static void backward(struct tape *t, const void *data)
     struct tensor delta = tape_new(t, DTYPE_F32, rows, h->heads, false);
     if (tape_failed(t))
         return;
+    // k and v are columns of qkv, as wide as its rows allow.
+    const struct operands x = {.qkv = s->qkv, .out = s->out, .go = go, .gqkv = g};
+    const struct choice choice = choose(tape_device(t), s, &x);
     struct attention_grad_args args = {
         .qkv = s->qkv.span.address,
         .spans = s->spans.query.span.address,
@@ -128,30 +188,35 @@ static void backward(struct tape *t, const void *data)
         tensor_use(s->out, GPU_READ),
     };
     double width = (double)h->heads * h->head_dim;
-    struct shape shape = shape_of(t, s, false);
     struct gpu_dispatch d = {
         .args = &args,
         .args_bytes = sizeof args,
-        .constants = &shape.head_dim,
-        .constant_count = 2,
+        .constants = choice.constants,
+        .constant_count = CONSTANTS,
         .uses = uses,
         .use_count = VIREO_COUNT(uses),
-        .groups = groups_of(t, (uint64_t)rows * group, &shape, h),
+        .groups = groups_of(t, (uint64_t)rows * group, choice.items, h),
         .flops = 6 * s->spans.pairs * width,
         .bytes = 16.0 * rows * width + s->spans.pairs * width,
         .label = "attention.backward_query",
     };
-    gpu_dispatch(tape_device(t), KERNEL_ATTENTION_BWD_QUERY, &d);
+    gpu_dispatch(tape_device(t), choice.by_query, &d);
 
     args.spans = s->spans.key.span.address;
     uses[1] = tensor_use(s->spans.key, GPU_READ);
     uses[4].access = GPU_READ;
     uses[5].access = GPU_READ_WRITE; // its columns stand beside those of the first
     d.use_count = VIREO_COUNT(uses) - 1;
-    d.groups = groups_of(t, rows, &shape, h);
+    d.groups = groups_of(t, rows, choice.items, h);
     d.flops = 8 * s->spans.pairs * width;
     d.label = "attention.backward_key";
-    gpu_dispatch(tape_device(t), KERNEL_ATTENTION_BWD_KEY, &d);
+    gpu_dispatch(tape_device(t), choice.by_key, &d);
+}
+
+// In a type the kernels read and write; two bf16 share a word.
+static bool is_stored(struct tensor x, uint32_t head_dim)
+{
+    return x.dtype == DTYPE_F32 || (x.dtype == DTYPE_BF16 && head_dim % 2 == 0 && x.stride % 2 == 0);
 }
 
 struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
@@ -161,7 +226,7 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
     bool grad = !kv && tape_wants_grad(t, qkv);
     struct attention_step s = {
         .qkv = qkv,
-        .out = tape_new(t, DTYPE_F32, rows, h->heads * h->head_dim, grad),
+        .out = tape_new(t, qkv.dtype, rows, h->heads * h->head_dim, grad),
         .heads = *h,
         .spans = *spans,
     };
@@ -175,12 +240,15 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
                   h->head_dim, h->heads, h->kv_heads);
         return s.out;
     }
-    vireo_assert(qkv.dtype == DTYPE_F32 && tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
+    vireo_assert(tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
     vireo_assert(spans->query.dtype == DTYPE_U32 && spans->query.stride == 4 && tensor_rows(spans->query) >= rows);
     struct tensor k = kv ? kv->k : columns(qkv, h, h->heads, h->kv_heads);
     struct tensor v = kv ? kv->v : columns(qkv, h, h->heads + h->kv_heads, h->kv_heads);
-    if (k.dtype != DTYPE_F32 || v.dtype != DTYPE_F32) {
-        tape_fail(t, VIREO_UNSUPPORTED, "the key/value pool is %s: only f32 is built", dtype_name(k.dtype));
+    vireo_assert(k.dtype == v.dtype);
+    if (!is_stored(qkv, h->head_dim) || !is_stored(k, h->head_dim)) {
+        tape_fail(t, VIREO_UNSUPPORTED,
+                  "attention over %s with keys in %s, head_dim %u: built are f32 and, for an even head_dim, bf16",
+                  dtype_name(qkv.dtype), dtype_name(k.dtype), h->head_dim);
         return s.out;
     }
     vireo_assert(tensor_columns(k) == h->kv_heads * h->head_dim && k.stride == v.stride);
@@ -190,8 +258,12 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
                   qkv.stride);
         return s.out;
     }
+    if (kv && kv->pages.span.address) {
+        vireo_assert(kv->pages.dtype == DTYPE_U32 && kv->page_size >= NN_PAGE_LEAST);
+        vireo_assert((kv->page_size & (kv->page_size - 1)) == 0);
+    }
     if (rows > 0)
-        forward(t, &s, k, v, kv != NULL);
+        forward(t, &s, k, v, kv);
     if (grad) {
         vireo_assert(spans->key.span.address && spans->key.dtype == DTYPE_U32 && spans->key.stride == 2 &&
                      tensor_rows(spans->key) >= rows);

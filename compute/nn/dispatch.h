@@ -13,7 +13,7 @@ struct nn_step {
     uint32_t args_bytes;
     uint64_t groups;
     double flops, bytes;
-    uint32_t constants[2], constant_count;
+    uint32_t constants[4], constant_count;
 };
 static inline void nn_dispatch(struct tape *t, const struct nn_step *s, const struct gpu_use *uses, uint32_t use_count)
 {

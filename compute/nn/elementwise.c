@@ -25,12 +25,18 @@ static struct shape shape_of(struct tensor a, struct tensor b, struct tensor c)
     return (struct shape){tensor_rows(a), tensor_columns(a)};
 }
 
+// Rows of 16-bit elements start at whole words, which kernels read and write.
+static bool has_whole_words(struct tensor x, struct shape s)
+{
+    return x.dtype == DTYPE_F32 || (x.span.address % 4 == 0 && (s.rows == 1 || x.stride % 2 == 0));
+}
+
 static void add(struct tape *t, struct tensor to, struct tensor a, struct tensor b)
 {
     if (tape_failed(t))
         return;
-    vireo_assert(to.dtype == DTYPE_F32 && a.dtype == DTYPE_F32 && b.dtype == DTYPE_F32);
     const struct shape s = shape_of(to, a, b);
+    vireo_assert(has_whole_words(to, s) && has_whole_words(a, s) && has_whole_words(b, s));
     const struct add_args args = {
         .to = to.span.address,
         .a = a.span.address,
@@ -47,7 +53,9 @@ static void add(struct tape *t, struct tensor to, struct tensor a, struct tensor
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, s.rows, s.columns, LANE_COLUMNS),
-                                  .bytes = 12.0 * (double)tensor_count(to)},
+                                  .bytes = 12.0 * (double)tensor_count(to),
+                                  .constants = {nn_storage(to.dtype), nn_storage(a.dtype), nn_storage(b.dtype)},
+                                  .constant_count = 3},
                 uses, VIREO_COUNT(uses));
 }
 
@@ -82,7 +90,8 @@ static void add_backward(struct tape *t, const void *data)
 struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b)
 {
     const bool grad = tape_wants_grad(t, a) || tape_wants_grad(t, b);
-    struct tensor y = tape_new(t, DTYPE_F32, tensor_rows(a), tensor_columns(a), grad);
+    const enum dtype type = a.dtype == b.dtype ? a.dtype : DTYPE_F32;
+    struct tensor y = tape_new(t, type, tensor_rows(a), tensor_columns(a), grad);
     add(t, y, a, b);
     if (grad)
         tape_push(t, "add", add_backward, &(struct sum){a, b, y}, sizeof(struct sum));
@@ -98,11 +107,11 @@ void nn_fill(struct tape *t, struct tensor x, float value)
 {
     if (tape_failed(t))
         return;
-    vireo_assert(x.dtype == DTYPE_F32 && tensor_is_contiguous(x));
+    vireo_assert((x.dtype == DTYPE_F32 || (x.dtype == DTYPE_BF16 && value == 0)) && tensor_is_contiguous(x));
     uint32_t word;
     memcpy(&word, &value, sizeof word);
     if (tensor_count(x))
-        gpu_fill(tape_device(t), x.span, word, tensor_bytes(x));
+        gpu_fill(tape_device(t), x.span, word, vireo_round_up(tensor_bytes(x), 4));
 }
 
 void nn_convert(struct tape *t, struct tensor to, struct tensor from)
@@ -111,7 +120,7 @@ void nn_convert(struct tape *t, struct tensor to, struct tensor from)
         return;
     const struct shape s = shape_of(to, from, from);
     const bool halves = from.dtype != DTYPE_F32;
-    vireo_assert(to.dtype == DTYPE_F32 || (to.span.address % 4 == 0 && (s.rows == 1 || to.stride % 2 == 0)));
+    vireo_assert(has_whole_words(to, s));
     const struct convert_args args = {
         .to = to.span.address,
         .from = from.span.address & ~(uint64_t)3,
@@ -147,6 +156,7 @@ static void swiglu_backward(struct tape *t, const void *data)
     if (tape_failed(t))
         return;
     vireo_assert(tensor_is_contiguous(dx) && tensor_is_contiguous(g));
+    vireo_assert(dx.dtype == u->x.dtype && g.dtype == u->x.dtype);
     const uint32_t rows = tensor_rows(u->y), columns = tensor_columns(u->y);
     const struct swiglu_args args = {
         .x = u->x.span.address,
@@ -164,7 +174,9 @@ static void swiglu_backward(struct tape *t, const void *data)
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
-                                  .bytes = 20.0 * rows * columns},
+                                  .bytes = 20.0 * rows * columns,
+                                  .constants = {nn_storage(g.dtype)},
+                                  .constant_count = 1},
                 uses, VIREO_COUNT(uses));
 }
 
@@ -172,10 +184,12 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
 {
     const uint32_t rows = tensor_rows(x), columns = tensor_columns(x) / 2;
     const bool grad = tape_wants_grad(t, x);
-    struct tensor z = tape_new(t, DTYPE_F32, rows, columns, grad);
+    if (x.dtype != DTYPE_F32 && columns % 2 != 0)
+        tape_fail(t, VIREO_UNSUPPORTED, "SwiGLU of an odd width (%u) in %s is not built", columns, dtype_name(x.dtype));
+    struct tensor z = tape_new(t, x.dtype, rows, columns, grad);
     if (tape_failed(t))
         return z;
-    vireo_assert(x.dtype == DTYPE_F32 && tensor_columns(x) % 2 == 0 && nn_is_addressable(x));
+    vireo_assert(tensor_columns(x) % 2 == 0 && nn_is_addressable(x) && has_whole_words(x, (struct shape){rows, 0}));
     const struct swiglu_args args = {
         .x = x.span.address,
         .z = z.span.address,
@@ -189,7 +203,9 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
-                                  .bytes = 12.0 * rows * columns},
+                                  .bytes = 12.0 * rows * columns,
+                                  .constants = {nn_storage(x.dtype)},
+                                  .constant_count = 1},
                 uses, VIREO_COUNT(uses));
     if (grad)
         tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
@@ -201,8 +217,9 @@ static void gelu(struct tape *t, struct tensor y, struct tensor x, struct tensor
 {
     if (tape_failed(t))
         return;
-    vireo_assert(x.dtype == DTYPE_F32 && tensor_is_contiguous(x) && tensor_is_contiguous(y));
-    vireo_assert(!g.span.address || tensor_is_contiguous(g));
+    vireo_assert(y.dtype == x.dtype && tensor_is_contiguous(x) && tensor_is_contiguous(y));
+    vireo_assert(!g.span.address || (g.dtype == x.dtype && tensor_is_contiguous(g)));
+    vireo_assert(has_whole_words(x, (struct shape){1, 0}) && has_whole_words(y, (struct shape){1, 0}));
     vireo_assert(tensor_count(x) <= UINT32_MAX);
     const struct gelu_args args = {
         .to = y.span.address,
@@ -218,7 +235,9 @@ static void gelu(struct tape *t, struct tensor y, struct tensor x, struct tensor
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, 1, args.count, GELU_LANE_COUNT),
-                                  .bytes = 16.0 * args.count},
+                                  .bytes = 16.0 * args.count,
+                                  .constants = {nn_storage(x.dtype)},
+                                  .constant_count = 1},
                 uses, VIREO_COUNT(uses));
 }
 
@@ -235,7 +254,7 @@ static void gelu_backward(struct tape *t, const void *data)
 struct tensor nn_gelu(struct tape *t, struct tensor x)
 {
     const bool grad = tape_wants_grad(t, x);
-    struct tensor y = tape_new(t, DTYPE_F32, tensor_rows(x), tensor_columns(x), grad);
+    struct tensor y = tape_new(t, x.dtype, tensor_rows(x), tensor_columns(x), grad);
     gelu(t, y, x, (struct tensor){0}, false);
     if (grad)
         tape_push(t, "gelu", gelu_backward, &(struct unary){x, y}, sizeof(struct unary));

@@ -57,12 +57,14 @@ struct nn_scatter nn_scatter_build(struct tape *t, const int32_t *index, uint32_
     return s;
 }
 
-// to[target] += sum of from[members]: f32 both.
+// to[target] += sum of from[members].
 static void scatter_add(struct tape *t, struct tensor to, struct tensor from, const struct nn_scatter *s)
 {
     if (tape_failed(t) || s->count == 0)
         return;
-    vireo_assert(to.dtype == DTYPE_F32 && from.dtype == DTYPE_F32 && tensor_columns(to) == tensor_columns(from));
+    vireo_assert(tensor_columns(to) == tensor_columns(from));
+    vireo_assert(from.dtype == DTYPE_F32 || from.stride % 2 == 0 || tensor_rows(from) == 1);
+    vireo_assert(to.dtype == DTYPE_F32 || to.stride % 2 == 0 || tensor_rows(to) == 1);
     vireo_assert(nn_is_addressable(to) && nn_is_addressable(from));
     const uint32_t columns = tensor_columns(to);
     const struct scatter_args args = {
@@ -84,7 +86,9 @@ static void scatter_add(struct tape *t, struct tensor to, struct tensor from, co
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, s->count, columns, SCATTER_LANE_COLUMNS),
-                                  .bytes = 8.0 * columns * (double)(tensor_count(s->members) + s->count)},
+                                  .bytes = 8.0 * columns * (double)(tensor_count(s->members) + s->count),
+                                  .constants = {nn_storage(from.dtype), nn_storage(to.dtype)},
+                                  .constant_count = 2},
                 uses, VIREO_COUNT(uses));
 }
 
@@ -96,7 +100,7 @@ static void lookup(struct tape *t, struct tensor y, struct tensor source, struct
     vireo_assert(tensor_count(source) == rows && tensor_columns(table) == columns);
     vireo_assert(nn_is_addressable(table) && table.span.address % 4 == 0);
     if (images.span.address)
-        vireo_assert(images.dtype == DTYPE_F32 && tensor_columns(images) == columns && nn_is_addressable(images));
+        vireo_assert(images.span.address % 4 == 0 && tensor_columns(images) == columns && nn_is_addressable(images));
     const struct embed_args args = {
         .source = source.span.address,
         .table = table.span.address,
@@ -118,8 +122,10 @@ static void lookup(struct tape *t, struct tensor y, struct tensor source, struct
                                   .args_bytes = sizeof args,
                                   .groups = nn_row_groups(t, rows, columns, EMBED_LANE_COLUMNS),
                                   .bytes = 8.0 * rows * columns,
-                                  .constants = {nn_storage(table.dtype)},
-                                  .constant_count = 1},
+                                  .constants = {nn_storage(table.dtype),
+                                                images.span.address ? nn_storage(images.dtype) : 0,
+                                                nn_storage(y.dtype)},
+                                  .constant_count = 3},
                 uses, VIREO_COUNT(uses));
 }
 
@@ -200,7 +206,7 @@ static void gather_backward(struct tape *t, const void *data)
 struct tensor nn_gather(struct tape *t, struct tensor x, const uint32_t *rows, uint32_t m)
 {
     const bool grad = tape_wants_grad(t, x);
-    struct tensor y = tape_new(t, DTYPE_F32, m, tensor_columns(x), grad);
+    struct tensor y = tape_new(t, x.dtype, m, tensor_columns(x), grad);
     for (uint32_t i = 0; i < m && !tape_failed(t); i++)
         vireo_assert(rows[i] < tensor_rows(x));
     lookup(t, y, tape_upload(t, DTYPE_I32, m, rows), x, (struct tensor){0});

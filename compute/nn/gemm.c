@@ -199,7 +199,7 @@ static void sum_blocks(struct tape *t, struct tensor x, struct tensor sums, bool
         .sums_stride = columns,
         .accumulate = accumulate,
     };
-    const uint32_t width = gpu_device_caps(dev)->subgroup_size;
+    const uint32_t width = gpu_device_caps(dev)->subgroup_size, type = x.dtype == DTYPE_BF16;
     const uint64_t blocks = rows ? (rows + SUM_BLOCK - 1) / SUM_BLOCK : 1, across = (columns + width - 1) / width;
     const struct gpu_use uses[] = {
         tensor_use(x, GPU_READ),
@@ -209,6 +209,8 @@ static void sum_blocks(struct tape *t, struct tensor x, struct tensor sums, bool
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,
+                     .constants = &type,
+                     .constant_count = 1,
                      .uses = uses,
                      .use_count = VIREO_COUNT(uses),
                      .groups = blocks * across,
@@ -219,7 +221,7 @@ static void sum_blocks(struct tape *t, struct tensor x, struct tensor sums, bool
 
 void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate)
 {
-    vireo_assert(x.dtype == DTYPE_F32 && out.dtype == DTYPE_F32);
+    vireo_assert(is_float(x) && out.dtype == DTYPE_F32 && x.span.address % 4 == 0);
     vireo_assert(tensor_count(out) == tensor_columns(x) && is_addressable(x));
     while (!tape_failed(t) && tensor_rows(x) > SUM_BLOCK) {
         const uint32_t blocks = (tensor_rows(x) + SUM_BLOCK - 1) / SUM_BLOCK;

@@ -26,7 +26,7 @@ static void zero_around(struct tape *t, struct tensor x, struct tensor g)
     all.bytes = bytes;
     if (all.host)
         all.host = (char *)all.host - before;
-    gpu_fill(tape_device(t), all, 0, bytes);
+    gpu_fill(tape_device(t), all, 0, vireo_round_up(bytes, 4));
 }
 
 // dx (+)= dy W;  dW += dy^T x;  db += column sums of dy;  the residual takes dy.
@@ -61,14 +61,15 @@ static void linear_backward(struct tape *t, const void *data)
     }
 }
 
-static struct tensor linear(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual)
+static struct tensor linear(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual, bool f32)
 {
     const uint32_t rows = tensor_rows(x), outputs = tensor_rows(w->value);
     vireo_assert(!w->lora && "LoRA pairs are not built yet");
     vireo_assert(tensor_columns(x) == tensor_columns(w->value));
     const bool grad = tape_wants_grad(t, x) || tape_wants_grad(t, residual) || w->grad.span.address ||
                       (w->bias && w->bias->grad.span.address);
-    struct tensor y = tape_new(t, DTYPE_F32, rows, outputs, grad);
+    struct tensor y =
+        f32 ? tape_new(t, DTYPE_F32, rows, outputs, grad) : tape_activation(t, rows, outputs, grad);
     const uint32_t half = tensor_columns(x) / 2, rest = tensor_columns(x) - half;
     if (nn_break_batch_invariance && rows < 64 && half > 0) {
         nn_gemm(t, NN_NT, tensor_column_part(x, 0, half), tensor_column_part(w->value, 0, half), y, 0,
@@ -87,11 +88,16 @@ static struct tensor linear(struct tape *t, struct tensor x, const struct weight
 
 struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w)
 {
-    return linear(t, x, w, none);
+    return linear(t, x, w, none, false);
+}
+
+struct tensor nn_linear_f32(struct tape *t, struct tensor x, const struct weight *w)
+{
+    return linear(t, x, w, none, true);
 }
 
 struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual)
 {
     vireo_assert(tape_failed(t) || residual.span.address);
-    return linear(t, x, w, residual);
+    return linear(t, x, w, residual, true);
 }

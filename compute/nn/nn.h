@@ -1,8 +1,10 @@
 // All ops: shapes in, shapes out, formula, source.
 //
 // Letters: N packed tokens, M selected rows, C width, A query heads, K key/value heads, D head size, I intermediate,
-// V vocabulary. Activations are f32; weights f32 or bf16; every sum is kept in f32 in a fixed order that depends on the
-// summed axis alone, never on N or M or on what shares the batch: an output row has the same bits in a rollout step, a
+// V vocabulary. Weights are f32 or bf16. Results are stored in the tape's activation type (f32 or bf16, to nearest even)
+// unless an op says f32: the residual stream, logits, log-probs and statistics. Gradients of results have their type, those
+// of weights are f32. All is computed in f32, every sum in a fixed order that depends on the summed axis alone, never on N
+// or M or on what shares the batch: an output row has the same bits in a rollout step, a
 // packed training batch, or alone (design: exact rollouts).
 // References: transformers modeling_qwen2_5_vl.py; TRL grpo_trainer.py.
 #ifndef VIREO_NN_NN_H
@@ -13,7 +15,9 @@
 // ---- linear.c ------------------------------------------------------------------------------------------------------
 // y = x W^T + b.   x [N, I], W [O, I], y [N, O].
 struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w);
-// y = residual + x W^T + b, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
+// The same with y in f32 whatever the tape's activations: what starts a residual stream, logits.
+struct tensor nn_linear_f32(struct tape *t, struct tensor x, const struct weight *w);
+// y = residual + x W^T + b in f32, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
 struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual);
 
 // Test seam: small batches of nn_linear sum K in two halves, so that the bits depend on the batch. It exists to prove that the
@@ -29,26 +33,26 @@ enum nn_product {
 // Each operand f32 or bf16, or both fp16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
              struct tensor bias, struct tensor residual);
-// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks.
+// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks. x f32 or bf16, out f32.
 void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate);
 
 // ---- elementwise.c -------------------------------------------------------------------------------------------------
-// y = a + b.
+// y = a + b, in f32 where one of them is.
 struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b);
 // a += b (no gradient): equal shapes, or equal counts of contiguous tensors.
 void nn_add_into(struct tape *t, struct tensor a, struct tensor b);
-// x = value: f32, contiguous.
+// x = value: f32 or, with value 0, bf16; contiguous. The last word of a bf16 tensor of odd count is x's own.
 void nn_fill(struct tape *t, struct tensor x, float value);
 // to = from, converting between f32, bf16 and f16 (round to nearest even); equal shapes or counts. Rows of a 16-bit `to`
 // start at whole words.
 void nn_convert(struct tape *t, struct tensor to, struct tensor from);
-// z [N, I] = silu(x[:, :I]) * x[:, I:].   x [N, 2I] (gate, up).
+// z [N, I] = silu(x[:, :I]) * x[:, I:].   x [N, 2I] (gate, up); z has its type.
 struct tensor nn_swiglu(struct tape *t, struct tensor x);
-// Exact GELU: x * Phi(x) with erf.
+// Exact GELU: x * Phi(x) with erf. y has x's type.
 struct tensor nn_gelu(struct tape *t, struct tensor x);
 
 // ---- norm.c --------------------------------------------------------------------------------------------------------
-// y = x / sqrt(mean(x^2) + eps) * w, over the last axis. x [N, C], w [C]. Saves 1/rms [N].
+// y = x / sqrt(mean(x^2) + eps) * w, over the last axis. x [N, C] f32, w [C]. Saves 1/rms [N].
 struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *w, float eps);
 
 // ---- attention.c, rope.c -------------------------------------------------------------------------------------------
@@ -72,10 +76,17 @@ struct nn_rope {
 void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t positions, bool round_bf16, float *out);
 
 // Keys and values of past tokens. Row s of k and v [S, K*D] is slot s; row i of a batch is stored in slot[i].
+// With `pages` the slots are cut into pages of page_size (page p is the slots from p * page_size on) and each sequence
+// has a list of the pages its keys lie in, in order. Sequences may name the same page: whoever shares a page at the same
+// place of its list shares the loads too.
 struct nn_kv {
-    struct tensor k, v; // f32 or bf16
-    struct tensor slot; // u32 [N]; 0xffffffff: not stored
+    struct tensor k, v;  // f32 or bf16
+    struct tensor slot;  // u32 [N]; 0xffffffff: not stored
+    struct tensor pages; // u32, any shape: the page lists of all sequences of the batch, one after the other; address 0:
+                         // keys lie in runs
+    uint32_t page_size;  // slots a page: a power of two from NN_PAGE_LEAST on; read with `pages` alone
 };
+enum { NN_PAGE_LEAST = 8 }; // pages hold whole blocks of keys
 
 // Rotates the q and k columns of qkv [N, (A + 2K) D] (layout q | k | v) IN PLACE; with `kv` also stores the rotated k and
 // the v. Gradient: rotation by the negative angle, in place on the gradient of qkv. Returns qkv.
@@ -85,9 +96,12 @@ struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_h
 // Which keys each query row sees, as at most two runs of key rows: a shared prefix (a prompt before several
 // completions), then its own run. Key number j of a query is row prefix_first + j for j < prefix_count, else
 // own_first + (j - prefix_count). Causal masks are own_count; vision windows are own runs without a prefix.
+// With pages (nn_kv) a row is {page_first, keys, 0, 0}: its sequence's list starts at pages[page_first], it sees keys
+// 0 .. keys - 1, and key j is slot pages[page_first + j / page_size] * page_size + j % page_size. Entries behind the
+// last key are not read.
 // Sums run over j in blocks counted from j = 0, so the bits do not depend on where the rows lie.
 struct nn_spans {
-    struct tensor query; // u32 [N, 4]: prefix_first, prefix_count, own_first, own_count
+    struct tensor query; // u32 [N, 4]: prefix_first, prefix_count, own_first, own_count; paged: page_first, keys, 0, 0
     struct tensor key;   // u32 [N, 2]: first and end of the query rows that see this key row (all in between do);
                          // address 0 where no gradient is taken
     uint32_t most_keys;  // largest prefix_count + own_count
@@ -95,7 +109,7 @@ struct nn_spans {
 };
 
 // o [N, A D] = softmax(scale q k^T) v per head; query head a uses kv head a / (A/K).
-// With `kv` the key rows are slots of kv->k, kv->v (no gradient then); else rows of qkv itself.
+// With `kv` the key rows are slots of kv->k, kv->v, in runs or in pages (no gradient then); else rows of qkv itself.
 // Never stores scores. Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
 struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
                            const struct nn_kv *kv);
@@ -109,7 +123,7 @@ struct nn_scatter {
 // Host: inverts index[0..n) (entries < 0 are skipped), targets ascending, members ascending. On the tape's upload memory.
 struct nn_scatter nn_scatter_build(struct tape *t, const int32_t *index, uint32_t n);
 
-// y[i] = source[i] >= 0 ? table[source[i]] : images[-1 - source[i]].   table [V, C], images [R, C] (address 0: none).
+// y[i] = source[i] >= 0 ? table[source[i]] : images[-1 - source[i]].   table [V, C], images [R, C] (address 0: none); y f32.
 // Image rows take their gradient; the table's row of a placeholder token takes none.
 struct nn_embedding {
     struct tensor source;             // i32 [N]
@@ -120,7 +134,7 @@ struct tensor nn_embed(struct tape *t, const struct weight *table, struct tensor
 // Host: uploads `source` and builds both scatters (those only when gradients are on).
 struct nn_embedding nn_embedding_build(struct tape *t, const int32_t *source, uint32_t n);
 
-// y[m] = x[rows[m]].   x [N, C], rows [M], y [M, C]. Backward: scatter-add in member order.
+// y[m] = x[rows[m]].   x [N, C], rows [M], y [M, C] of x's type. Backward: scatter-add in member order.
 struct tensor nn_gather(struct tape *t, struct tensor x, const uint32_t *rows, uint32_t m);
 
 // ---- logprob.c -----------------------------------------------------------------------------------------------------
@@ -143,6 +157,7 @@ struct nn_sampled {
     struct tensor token;   // u32 [B]
     struct tensor logprob; // f32 [B]: the same bits nn_logprob gives for this token at rows[b].logprob_temperature
     struct tensor entropy; // f32 [B]
+    struct tensor all;     // u32 [3 B]: the words of the three, one after the other, so that one reading fetches them
 };
 // Changes of single logits, row by row: repetition, frequency and presence penalties, logit bias. They act on the draw
 // alone, never on the recorded log-prob.

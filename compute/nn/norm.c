@@ -43,7 +43,9 @@ static void weight_backward(struct tape *t, const struct norm *n, struct tensor 
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = blocks * nn_row_groups(t, 1, columns, 1),
-                                  .bytes = 8.0 * rows * columns},
+                                  .bytes = 8.0 * rows * columns,
+                                  .constants = {nn_storage(g.dtype)},
+                                  .constant_count = 1},
                 uses, VIREO_COUNT(uses));
     if (!direct)
         nn_column_sum(t, to, n->w->grad, true);
@@ -89,8 +91,8 @@ static void norm_backward(struct tape *t, const void *data)
                                   .args_bytes = sizeof args,
                                   .groups = nn_ceil(rows, args.rows_each),
                                   .bytes = 24.0 * rows * columns,
-                                  .constants = {nn_storage(n->w->value.dtype)},
-                                  .constant_count = 1},
+                                  .constants = {nn_storage(n->w->value.dtype), nn_storage(g.dtype)},
+                                  .constant_count = 2},
                 uses, VIREO_COUNT(uses));
 }
 
@@ -98,7 +100,7 @@ struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *
 {
     const uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
     const bool grad = tape_wants_grad(t, x) || (tape_takes_gradients(t) && w->grad.span.address);
-    struct tensor y = tape_new(t, DTYPE_F32, rows, columns, grad), r = {0};
+    struct tensor y = tape_activation(t, rows, columns, grad), r = {0};
     if (grad)
         r = tape_new(t, DTYPE_F32, rows, 1, false);
     if (tape_failed(t))
@@ -124,8 +126,8 @@ struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *
                                   .args_bytes = sizeof args,
                                   .groups = nn_ceil(rows, args.rows_each),
                                   .bytes = 12.0 * rows * columns,
-                                  .constants = {nn_storage(w->value.dtype)},
-                                  .constant_count = 1},
+                                  .constants = {nn_storage(w->value.dtype), nn_storage(y.dtype)},
+                                  .constant_count = 2},
                 uses, VIREO_COUNT(uses));
     if (grad)
         tape_push(t, "rms_norm", norm_backward, &(struct norm){x, y, r, w}, sizeof(struct norm));

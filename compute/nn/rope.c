@@ -2,6 +2,7 @@
 
 #include "compute/base/check.h"
 #include "compute/base/half.h"
+#include "compute/nn/dispatch.h"
 #include "shaders/args/rope.h"
 
 #include <math.h>
@@ -61,15 +62,19 @@ static void rotate(struct tape *t, const struct rope_step *s, const struct nn_kv
         uses[4] = tensor_use(kv->k, GPU_WRITE);
         uses[5] = tensor_use(kv->v, GPU_WRITE);
     }
+    // Two half-dimensions a lane: in 16 bits they share a word.
+    const uint32_t lane = half % 2 == 0 ? 2 : 1, width = gpu_device_caps(tape_device(t))->subgroup_size;
+    const uint32_t constants[3] = {nn_storage(s->x.dtype), kv ? nn_storage(kv->k.dtype) : 0, lane};
     double values = (double)rows * h->head_dim * (h->heads + h->kv_heads);
     gpu_dispatch(tape_device(t), KERNEL_ROPE,
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,
+                     .constants = constants,
+                     .constant_count = 3,
                      .uses = uses,
                      .use_count = kv ? 6 : 3,
-                     .groups = ((uint64_t)rows * half + gpu_device_caps(tape_device(t))->subgroup_size - 1) /
-                               gpu_device_caps(tape_device(t))->subgroup_size,
+                     .groups = nn_ceil((uint64_t)rows * half, lane * width),
                      .flops = 3 * values,
                      .bytes = 8 * values,
                      .label = sign < 0 ? "rope.backward" : kv ? "rope.store" : "rope",
@@ -99,7 +104,13 @@ static bool shapes_fit(struct tape *t, struct tensor qkv, const struct nn_heads 
                   rope->section[1], rope->section[2], h->head_dim);
         return false;
     }
-    vireo_assert(qkv.dtype == DTYPE_F32 && tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
+    if (qkv.dtype != DTYPE_F32 && half % 2 != 0) {
+        tape_fail(t, VIREO_UNSUPPORTED, "a head_dim of %u in %s is not built: a multiple of 4 is", h->head_dim,
+                  dtype_name(qkv.dtype));
+        return false;
+    }
+    vireo_assert(qkv.dtype == DTYPE_F32 || (qkv.dtype == DTYPE_BF16 && qkv.stride % 2 == 0));
+    vireo_assert(tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
     vireo_assert(rope->frequencies >= (rope->restart ? widest : half));
     vireo_assert(rope->table.dtype == DTYPE_F32 && rope->table.stride == 2 * rope->frequencies);
     vireo_assert(tensor_rows(rope->table) > 0);
@@ -115,8 +126,11 @@ struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_h
         return qkv;
     if (kv) {
         uint32_t width = h->kv_heads * h->head_dim;
-        if (kv->k.dtype != DTYPE_F32 || kv->v.dtype != DTYPE_F32) {
-            tape_fail(t, VIREO_UNSUPPORTED, "the key/value pool is %s: only f32 is built", dtype_name(kv->k.dtype));
+        const enum dtype type = kv->k.dtype;
+        if ((type != DTYPE_F32 && type != DTYPE_BF16) || kv->v.dtype != type ||
+            (type != DTYPE_F32 && h->head_dim % 4 != 0)) {
+            tape_fail(t, VIREO_UNSUPPORTED, "a key/value pool in %s for head_dim %u is not built", dtype_name(type),
+                      h->head_dim);
             return qkv;
         }
         vireo_assert(kv->k.stride == width && kv->v.stride == width);

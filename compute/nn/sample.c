@@ -159,11 +159,13 @@ struct nn_sampled nn_sample(struct tape *t, struct tensor logits, struct tensor 
                             const struct nn_edits *edits)
 {
     const uint32_t count = tensor_rows(logits), columns = tensor_columns(logits);
-    struct nn_sampled s = {
-        .token = tape_new(t, DTYPE_U32, count, 1, false),
-        .logprob = tape_new(t, DTYPE_F32, count, 1, false),
-        .entropy = tape_new(t, DTYPE_F32, count, 1, false),
-    };
+    struct nn_sampled s = {.all = tape_new(t, DTYPE_U32, 3 * count, 1, false)};
+    if (tape_failed(t))
+        return s;
+    s.token = tensor_row_part(s.all, 0, count);
+    s.logprob = tensor_row_part(s.all, count, count);
+    s.entropy = tensor_row_part(s.all, 2 * count, count);
+    s.logprob.dtype = s.entropy.dtype = DTYPE_F32;
     struct draw d = prepare(t, logits, rows, banned, edits);
     finish(t, KERNEL_SAMPLE, &d, s.token, none);
     // Recorded is the log-prob of the untouched logits, by the kernels and the layout that training uses.

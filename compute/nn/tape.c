@@ -18,6 +18,7 @@ struct record {
 
 // The gradient slot of an activation.
 struct node {
+    enum dtype dtype;
     uint32_t rows, columns;
     struct tensor grad; // address 0: not yet
 };
@@ -26,6 +27,7 @@ struct tape {
     struct gpu_device *dev;
     struct gpu_arena *memory, *upload;
     bool grad, failed;
+    enum dtype activations;
     struct vireo_error error;
     struct arena host; // records and their data
     struct record *last;
@@ -44,7 +46,10 @@ struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, st
     t->memory = p->arena;
     t->upload = p->upload;
     t->grad = p->grad;
+    t->activations = p->activations;
     arena_init(&t->host, 0);
+    if (p->activations != DTYPE_F32 && p->activations != DTYPE_BF16)
+        tape_fail(t, VIREO_UNSUPPORTED, "activations in %s are not built; built: f32, bf16", dtype_name(p->activations));
     return t;
 }
 
@@ -71,6 +76,11 @@ struct gpu_device *tape_device(struct tape *t)
 bool tape_takes_gradients(const struct tape *t)
 {
     return t->grad;
+}
+
+enum dtype tape_activations(const struct tape *t)
+{
+    return t->activations;
 }
 
 bool tape_failed(const struct tape *t)
@@ -100,7 +110,7 @@ void tape_fail(struct tape *t, enum vireo_code code, const char *fmt, ...)
     t->failed = true;
 }
 
-static uint32_t add_node(struct tape *t, uint32_t rows, uint32_t columns)
+static uint32_t add_node(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns)
 {
     if (t->node_count == t->node_room) {
         uint32_t room = t->node_room ? 2 * t->node_room : 64;
@@ -112,7 +122,7 @@ static uint32_t add_node(struct tape *t, uint32_t rows, uint32_t columns)
         t->nodes = nodes;
         t->node_room = room;
     }
-    t->nodes[t->node_count] = (struct node){.rows = rows, .columns = columns};
+    t->nodes[t->node_count] = (struct node){.dtype = type, .rows = rows, .columns = columns};
     return ++t->node_count;
 }
 
@@ -125,8 +135,16 @@ struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t 
     if (!x.span.address)
         t->failed = true;
     else if (grad && t->grad)
-        x.node = add_node(t, rows, columns);
+        x.node = add_node(t, type, rows, columns);
     return x;
+}
+
+struct tensor tape_activation(struct tape *t, uint32_t rows, uint32_t columns, bool grad)
+{
+    if (t->activations != DTYPE_F32 && rows > 1 && columns % 2 != 0)
+        tape_fail(t, VIREO_UNSUPPORTED, "%s activations of an odd width (%u) are not built",
+                  dtype_name(t->activations), columns);
+    return tape_new(t, t->activations, rows, columns, grad);
 }
 
 struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const void *data)
@@ -189,7 +207,7 @@ struct tensor tape_grad(struct tape *t, struct tensor x, bool *fresh)
     vireo_assert(n);
     *fresh = !n->grad.span.address;
     if (*fresh)
-        n->grad = tape_new(t, DTYPE_F32, n->rows, n->columns, false);
+        n->grad = tape_new(t, n->dtype, n->rows, n->columns, false);
     struct tensor g = n->grad;
     uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
     if (t->failed)
@@ -205,7 +223,7 @@ bool tape_grad_share(struct tape *t, struct tensor x, struct tensor g)
 {
     struct node *n = node_of(t, x);
     vireo_assert(n);
-    if (n->grad.span.address || tensor_rows(g) != n->rows || tensor_columns(g) != n->columns)
+    if (n->grad.span.address || g.dtype != n->dtype || tensor_rows(g) != n->rows || tensor_columns(g) != n->columns)
         return false;
     n->grad = g;
     n->grad.node = 0;
@@ -218,7 +236,7 @@ bool tape_backward(struct tape *t, struct tensor of, struct tensor grad, struct 
         vireo_assert(t->grad && of.node);
         vireo_assert(tensor_count(grad) == tensor_count(of));
         struct node *n = node_of(t, of);
-        vireo_assert(!n->grad.span.address);
+        vireo_assert(!n->grad.span.address && grad.dtype == n->dtype);
         n->grad = tensor_reshape(grad, 2, (uint32_t[]){n->rows, n->columns});
         // Records may be pushed by nobody during the walk; each runs once.
         for (struct record *r = t->last; r && !t->failed; r = r->before)

@@ -18,7 +18,8 @@
 struct tape;
 struct tape_params {
     struct gpu_arena *arena, *upload;
-    bool grad; // false: inference; nothing is kept
+    bool grad;              // false: inference; nothing is kept
+    enum dtype activations; // DTYPE_F32 or DTYPE_BF16: how ops store their results (nn.h); f16 is refused
 };
 
 // An empty tape on a device. NULL without memory.
@@ -30,6 +31,8 @@ bool tape_finish(struct tape **t, struct vireo_error *err);
 struct gpu_device *tape_device(struct tape *t);
 // False: nothing is recorded for a backward pass.
 bool tape_takes_gradients(const struct tape *t);
+// How ops store their results: f32 or bf16.
+enum dtype tape_activations(const struct tape *t);
 // True once an op failed; everything after is ignored.
 bool tape_failed(const struct tape *t);
 // Where an op reports failure; the first one sticks.
@@ -38,6 +41,8 @@ void tape_fail(struct tape *t, enum vireo_code code, const char *fmt, ...) VIREO
 
 // A fresh activation [rows, columns] (f32 unless said). `grad`: it can take a gradient (when the tape takes them).
 struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad);
+// One of the tape's activation type. Two bf16 share a word, so rows of an odd width are refused there.
+struct tensor tape_activation(struct tape *t, uint32_t rows, uint32_t columns, bool grad);
 // A vector in upload memory filled from `data` (count elements of the type's size); NULL: the caller writes span.host.
 struct tensor tape_upload(struct tape *t, enum dtype type, uint32_t count, const void *data);
 struct tensor tape_upload_matrix(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const void *data);
@@ -51,15 +56,15 @@ void tape_push(struct tape *t, const char *label, tape_backward_fn fn, const voi
 bool tape_has_grad(const struct tape *t, struct tensor x);
 // True if x has a slot: a contribution to its gradient is wanted.
 bool tape_wants_grad(const struct tape *t, struct tensor x);
-// The gradient of x, allocated on first use (f32, same shape; of the full tensor when x is a column view, and then the
+// The gradient of x, allocated on first use (same type and shape; of the full tensor when x is a column view, and then the
 // matching view). *fresh: nothing was written yet, the caller must overwrite every element of the FULL tensor;
 // else it must add.
 struct tensor tape_grad(struct tape *t, struct tensor x, bool *fresh);
-// Lets x share `g` as its gradient (residual connections): only if x has none yet and `g` is not needed otherwise
-// afterwards; returns false if x has one already (then the caller must add).
+// Lets x share `g` as its gradient (residual connections): only if x has none yet, the types are equal and `g` is not
+// needed otherwise afterwards; returns false otherwise (then the caller must add).
 bool tape_grad_share(struct tape *t, struct tensor x, struct tensor g);
 
-// Runs all records backward from d(loss)/d(of) = grad (same shape, f32).
+// Runs all records backward from d(loss)/d(of) = grad (same shape and type).
 bool tape_backward(struct tape *t, struct tensor of, struct tensor grad, struct vireo_error *err);
 
 #endif

@@ -111,7 +111,7 @@ static bool end_batch(struct trainer *t, struct tape **tape, bool done, struct v
 static bool reference_logprobs(struct trainer *t, struct groups *g, uint32_t from, uint32_t to, struct vireo_error *err)
 {
     struct arena_mark mark = arena_mark(&t->step_arena);
-    struct tape *tape = tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err);
+    struct tape *tape = trainer_tape(t, false, err);
     struct packed p;
     bool done = tape && pack(t, tape, t->reference, g, from, to, &p, err);
     if (done && p.count) {
@@ -131,7 +131,7 @@ static bool policy_update(struct trainer *t, struct groups *g, uint32_t from, ui
     struct arena_mark mark = arena_mark(a);
     const struct job_spec *s = t->spec;
     uint32_t n = g->r.n;
-    struct tape *tape = tape_create(t->dev, &(struct tape_params){t->activations, t->upload, true}, err);
+    struct tape *tape = trainer_tape(t, true, err);
     struct packed p;
     bool done = tape && pack(t, tape, t->model, g, from, to, &p, err);
     uint32_t at = g->first[g->kept[from] * n];
@@ -425,8 +425,7 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
             done = done && policy_update(t, &g, k, to, err);
             stopwatch_lap(&watch, timing, "training");
         }
-        struct tape *tape =
-            done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
+        struct tape *tape = done ? trainer_tape(t, false, err) : NULL;
         if (tape)
             optimizer_leaf_done(t->optimizer, tape, leaf);
         done = done && tape && tape_finish(&tape, err);

@@ -51,6 +51,8 @@ struct stopwatch {
 };
 struct stopwatch stopwatch_start(void);
 void stopwatch_lap(struct stopwatch *w, json_t *timing, const char *phase); // and starts anew
+// A tape on the trainer's arenas; activations in the type of the weights.
+struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err);
 void trainer_progress(struct trainer *t, const char *phase, double share);
 
 // ---- rollout.c: sampling groups through the engine

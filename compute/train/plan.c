@@ -86,9 +86,10 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16) : 0;
     uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
     struct engine_params e = {
-        .kv_tokens = (uint32_t)VIREO_MIN(
-            s->batch_size * (prompt + (uint64_t)s->num_generations * s->max_completion_length), 1u << 20)};
-    uint64_t kv = sample ? engine_kv_bytes(&m->config, &e) : 0;
+        .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
+                                                                       (uint32_t)s->max_completion_length),
+                                         1u << 20)};
+    uint64_t kv = sample ? engine_kv_bytes(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32, &e) : 0;
     uint64_t activations = plan_activation_bytes(&m->config, micro * row, patches, train), staging = (uint64_t)32 << 20;
     uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
     model_destroy(&m);

@@ -27,12 +27,11 @@ bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t 
     // A few rows were looked at; others may be longer by some words.
     uint32_t prompt = t->spec->max_prompt_length ? t->spec->max_prompt_length : longest * 2 + 64;
     prompt = VIREO_MIN(prompt, t->model->text_rope_positions);
-    uint64_t tokens = (uint64_t)rows * (prompt + (uint64_t)n * max_tokens);
+    uint64_t tokens = (uint64_t)rows * engine_tokens(prompt, n, max_tokens);
     struct engine_params p = {.kv_tokens = (uint32_t)VIREO_MIN(tokens, 1u << 20),
                               .max_sequences = rows * n,
                               .max_batch_tokens = (uint32_t)VIREO_MIN((uint64_t)rows * prompt, 16384)};
-    p.kv_tokens = VIREO_MAX(p.kv_tokens, prompt + n * max_tokens);
-    p.max_batch_tokens = VIREO_MAX(p.max_batch_tokens, prompt);
+    p.kv_tokens = VIREO_MAX(p.kv_tokens, prompt + max_tokens);
     t->engine = engine_create(t->model, &p, err);
     return t->engine != NULL;
 }
@@ -86,6 +85,7 @@ bool rollout_generate(struct trainer *t, const struct step_data *d, const struct
     r.completions = arena_array(a, struct completion, (size_t)d->count * p->n);
     struct listener *listeners = arena_array(a, struct listener, d->count);
     struct vireo_error why = {0};
+    engine_forget(t->engine); // the weights have changed since
     if (!r.completions || !listeners)
         return vireo_fail_memory(err, (size_t)d->count * p->n * sizeof *r.completions);
     for (uint32_t i = 0; i < d->count; i++) {

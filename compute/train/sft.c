@@ -17,8 +17,7 @@ static bool micro_batch(struct trainer *t, const struct step_data *d, uint32_t f
 {
     struct arena *a = &t->step_arena;
     struct arena_mark host = arena_mark(a);
-    struct tape *tape = tape_create(
-        t->dev, &(struct tape_params){.arena = t->activations, .upload = t->upload, .grad = weight != 0}, err);
+    struct tape *tape = trainer_tape(t, weight != 0, err);
     if (!tape)
         return false;
     // The pictures of these rows, each once.
@@ -128,8 +127,7 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                 correct += s.correct;
             }
         }
-        struct tape *tape =
-            done ? tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err) : NULL;
+        struct tape *tape = done ? trainer_tape(t, false, err) : NULL;
         if (tape)
             optimizer_leaf_done(t->optimizer, tape, leaf);
         done = done && tape && tape_finish(&tape, err);

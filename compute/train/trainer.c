@@ -56,6 +56,16 @@ static void tell(struct trainer *t, const char *level, const char *fmt, ...)
         t->hooks->event(t->hooks->context, level, text);
 }
 
+struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err)
+{
+    return tape_create(t->dev,
+                       &(struct tape_params){.arena = t->activations,
+                                             .upload = t->upload,
+                                             .grad = grad,
+                                             .activations = t->model->dtype},
+                       err);
+}
+
 static enum dtype weight_type(const struct job_spec *s)
 {
     return s->dtype == JOB_FP32 ? DTYPE_F32 : s->dtype == JOB_BF16 ? DTYPE_BF16 : DTYPE_U32;
@@ -170,7 +180,7 @@ static bool update(struct trainer *t, bool trained, json_t *metrics, struct vire
     const struct job_spec *s = t->spec;
     double lr = learning_rate_at(s, t->step + 1, t->total_steps), norm = 0;
     metric_set(metrics, "learning_rate", lr);
-    struct tape *tape = tape_create(t->dev, &(struct tape_params){t->activations, t->upload, false}, err);
+    struct tape *tape = trainer_tape(t, false, err);
     if (!tape)
         return false;
     bool done = true;

@@ -16,9 +16,12 @@ static const struct bench {
 } benches[] = {
     {"gemm", "matrix products", bench_gemm},
     {"attention", "attention, forward and backward", bench_attention},
+    {"logprob", "head, log-softmax and gather, forward and backward", bench_logprob},
+    {"prefill", "prompts with pictures to their first tokens: needs --config with a model", bench_prefill},
     {"decode", "tokens a second of the engine: needs --config with a model", bench_decode},
     {"grpo", "whole GRPO steps: needs --config with a model", bench_grpo},
     {"sft", "whole SFT steps: needs --config with a model", bench_sft},
+    {"load", "weights from a folder into device memory: needs --config with a model", bench_load},
 };
 
 static int usage(FILE *out, int status)

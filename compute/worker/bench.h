@@ -46,7 +46,8 @@ bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out,
 //   *out:   {"device", "seconds_min": {"step", "data", "rollout", "reward", "reference", "update", "optimizer"},
 //   "seconds_median",
 //            "cpu_seconds_min", "cpu_seconds_median" (CPU seconds of all threads), "tokens_per_s" (completion tokens),
-//            "peak_bytes": {"device", "rss"}, "runs"}; with profile also "profile": [{"kernel", "count", "seconds",
+//            "peak_bytes": {"device", "rss"}, "flops": {"counted": what the dispatches of a step declared, "necessary":
+//            bench_cost.h, "ratio"}, "runs"}; with profile also "profile": [{"kernel", "count", "seconds",
 //            "gflops"}] (timing each dispatch slows the step down)
 bool bench_grpo(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
@@ -56,5 +57,25 @@ bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struc
 //   *out:   {"device", "sequences", "new_tokens", "runs", "seconds_min": {"run", "prefill"}, "seconds_median",
 //            "cpu_seconds_min": {"run", "run_median"}, "tokens_per_s", "tokens_per_cpu_second"}
 bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
+
+// The engine's prompts alone: `prompts` prompts of text_tokens ids and one picture of noise, new ones in every run, to
+// their first tokens; cutting the pictures into patches is left out.
+//   config: {"model", "image", "prompts", "text_tokens", "dtype", "runs"}, as for grpo; others are ignored.
+//   *out:   {"device", "prompts", "prompt_tokens" of one, "runs", "seconds_min": {"run"}, "seconds_median",
+//            "cpu_seconds_min", "tokens_per_s", "tokens_per_cpu_second"}
+bool bench_prefill(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
+
+// nn_logprob over `rows` rows of f32 hidden states and a head of `dtype`.
+//   config: {"rows", "hidden_size", "vocab_size", "dtype", "runs"}; all optional, NULL for the defaults.
+//   *out:   {"device", the configuration, "forward", "forward_backward"}, each {"seconds_min", "seconds_median",
+//            "cpu_seconds_min", "gflops", "gflops_per_cpu_second"}
+// Forward counts 2 rows hidden_size vocab_size operations, forward and backward three times that.
+bool bench_logprob(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
+
+// model_load of a folder with random weights of the configuration, weights only.
+//   config: {"model", "dtype", "runs"}
+//   *out:   {"device", "runs", "bytes" of the weights, "seconds_min": {"load"}, "seconds_median", "cpu_seconds_min",
+//            "bytes_per_s", "peak_bytes": {"device", "rss"}}
+bool bench_load(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
 #endif

@@ -49,12 +49,21 @@ static void on_end(void *user, uint32_t sample, enum engine_end reason, const st
     (void)why;
 }
 
-// One run: all prompts at once, every completion new_tokens long. *first: seconds until all prompts are computed.
-static bool run(struct engine *e, const struct setup *s, const struct prompt *prompts, double *seconds, double *cpu,
-                double *first, uint64_t *tokens, struct vireo_error *err)
+// What one run took.
+struct taken {
+    double seconds, cpu;
+    double first;                       // seconds until all prompts are computed
+    double steps, device, submits, dispatches, host; // of the decode steps; host: CPU seconds of the engine's thread
+    uint64_t tokens;
+};
+
+// One run: all prompts at once, every completion new_tokens long.
+static bool run(struct gpu_device *dev, struct engine *e, const struct setup *s, const struct prompt *prompts,
+                struct taken *out, struct vireo_error *err)
 {
-    *tokens = 0;
-    double start = clock_seconds(), cpu_start = clock_cpu_seconds();
+    struct taken k = {0};
+    struct gpu_counters before = {0};
+    double start = clock_seconds(), cpu_start = clock_cpu_seconds(), thread_start = 0;
     for (int64_t i = 0; i < s->prompts; i++) {
         struct generation g = {.id = (uint64_t)i + 1,
                                .prompt = &prompts[i],
@@ -68,19 +77,29 @@ static bool run(struct engine *e, const struct setup *s, const struct prompt *pr
                                             .ignore_eos = true},
                                .on_token = on_token,
                                .on_end = on_end,
-                               .user = tokens};
+                               .user = &k.tokens};
         if (!engine_submit(e, &g, err))
             return false;
     }
-    *first = 0;
     for (bool busy = true; busy;) {
         if (!engine_step(e, &busy, err))
             return false;
-        if (*first == 0)
-            *first = clock_seconds() - start;
+        if (k.first == 0) {
+            k.first = clock_seconds() - start;
+            before = gpu_device_counters(dev);
+            thread_start = clock_thread_seconds();
+        } else {
+            k.steps++;
+        }
     }
-    *seconds = clock_seconds() - start;
-    *cpu = clock_cpu_seconds() - cpu_start;
+    k.seconds = clock_seconds() - start;
+    k.cpu = clock_cpu_seconds() - cpu_start;
+    struct gpu_counters after = gpu_device_counters(dev);
+    k.device = after.device_seconds - before.device_seconds;
+    k.submits = (double)(after.submits - before.submits);
+    k.dispatches = (double)(after.dispatches - before.dispatches);
+    k.host = clock_thread_seconds() - thread_start;
+    *out = k;
     return true;
 }
 
@@ -99,14 +118,16 @@ bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, st
     arena_init(&a, 1 << 16);
     struct model *m = model_random(dev, s.model, 1, &(struct model_load_params){.dtype = s.type}, err);
     uint32_t length = (uint32_t)s.text_tokens, sequences = (uint32_t)(s.prompts * s.group);
-    struct engine_params p = {.kv_tokens = (uint32_t)(s.prompts * length + sequences * s.new_tokens),
+    struct engine_params p = {.kv_tokens = (uint32_t)(
+                                  (uint64_t)s.prompts * engine_tokens(length, (uint32_t)s.group, (uint32_t)s.new_tokens)),
                               .max_sequences = sequences,
                               .max_batch_tokens = (uint32_t)s.prompts * length};
     struct engine *e = m ? engine_create(m, &p, err) : NULL;
     struct prompt *prompts = arena_array(&a, struct prompt, s.prompts);
     uint32_t *ids = arena_array(&a, uint32_t, length);
-    double *wall = arena_array(&a, double, s.runs), *cpu = arena_array(&a, double, s.runs), first = 0, ignored[3];
-    bool done = e && ((prompts && ids && wall && cpu) || vireo_fail_memory(err, 1 << 16));
+    double *wall = arena_array(&a, double, s.runs), *cpu = arena_array(&a, double, s.runs);
+    double *idle = arena_array(&a, double, s.runs), *host = arena_array(&a, double, s.runs);
+    bool done = e && ((prompts && ids && wall && cpu && idle && host) || vireo_fail_memory(err, 1 << 16));
     for (int64_t i = 0; done && i < s.prompts; i++) {
         // Ids from the upper half of the vocabulary: no placeholder of an image stands there.
         uint32_t half = m->config.text.vocab_size / 2;
@@ -114,19 +135,29 @@ bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, st
             ids[k] = half + philox(5, (uint32_t)i, k, 0, 0).v[0] % half;
         done = prompt_from_ids(m, ids, length, NULL, 0, &a, &prompts[i], err);
     }
-    uint64_t tokens = 0;
-    done = done && run(e, &s, prompts, &ignored[0], &ignored[1], &ignored[2], &tokens, err); // compiles
-    for (int64_t i = 0; done && i < s.runs; i++)
-        done = run(e, &s, prompts, &wall[i], &cpu[i], &first, &tokens, err);
+    struct taken k = {0};
+    done = done && run(dev, e, &s, prompts, &k, err); // compiles
+    for (int64_t i = 0; done && i < s.runs; i++) {
+        done = run(dev, e, &s, prompts, &k, err);
+        wall[i] = k.seconds;
+        cpu[i] = k.cpu;
+        idle[i] = 1 - k.device / (k.seconds - k.first);
+        host[i] = k.host / k.steps;
+    }
     if (done) {
         qsort(wall, (size_t)s.runs, sizeof *wall, by_value);
         qsort(cpu, (size_t)s.runs, sizeof *cpu, by_value);
-        *out = json_pack("{s:s,s:i,s:i,s:i,s:{s:f,s:f},s:{s:f,s:f},s:{s:f,s:f},s:f,s:f}", "device",
-                         gpu_device_caps(dev)->name, "sequences", (int)sequences, "new_tokens", (int)s.new_tokens,
-                         "runs", (int)s.runs, "seconds_min", "run", wall[0], "prefill", first, "seconds_median", "run",
-                         wall[s.runs / 2], "prefill", first, "cpu_seconds_min", "run", cpu[0], "run_median",
-                         cpu[s.runs / 2], "tokens_per_s", (double)tokens / wall[0], "tokens_per_cpu_second",
-                         (double)tokens / cpu[0]);
+        qsort(idle, (size_t)s.runs, sizeof *idle, by_value);
+        qsort(host, (size_t)s.runs, sizeof *host, by_value);
+        int64_t middle = s.runs / 2;
+        *out = json_pack(
+            "{s:s,s:i,s:i,s:i,s:{s:f,s:f},s:{s:f,s:f},s:{s:f,s:f},s:f,s:f,s:{s:f,s:f},s:{s:f,s:f,s:f,s:f}}", "device",
+            gpu_device_caps(dev)->name, "sequences", (int)sequences, "new_tokens", (int)s.new_tokens, "runs", (int)s.runs,
+            "seconds_min", "run", wall[0], "prefill", k.first, "seconds_median", "run", wall[middle], "prefill", k.first,
+            "cpu_seconds_min", "run", cpu[0], "run_median", cpu[middle], "tokens_per_s", (double)k.tokens / wall[0],
+            "tokens_per_cpu_second", (double)k.tokens / cpu[0], "idle_share", "min", idle[0], "median", idle[middle],
+            "decode_step", "submits", k.submits / k.steps, "dispatches", k.dispatches / k.steps, "host_cpu_seconds_min",
+            host[0], "host_cpu_seconds_median", host[middle]);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
     }
     engine_destroy(&e);

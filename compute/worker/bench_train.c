@@ -1,6 +1,8 @@
 // `vireo bench grpo|sft`: whole training steps through the trainer itself, from encoded image files and text to updated
 // weights. Model, tokenizer and pictures are made here from the configuration; nothing is timed that a job does not do.
 #include "compute/worker/bench.h"
+#include "compute/worker/bench_cost.h"
+#include "compute/worker/bench_tools.h"
 
 #include "compute/base/arena.h"
 #include "compute/base/file.h"
@@ -110,29 +112,6 @@ static bool write_config(const struct setup *s, json_t **out, struct vireo_error
     return done;
 }
 
-static bool write_to_file(void *context, const void *bytes, size_t count, struct vireo_error *err)
-{
-    return file_writer_write(context, bytes, count, err);
-}
-
-// Random weights of the configuration through the same code as any saved model.
-static bool write_weights(const struct setup *s, struct gpu_device *dev, const json_t *config, struct vireo_error *err)
-{
-    char path[200];
-    snprintf(path, sizeof path, "%s/model.safetensors", s->folder);
-    struct model_load_params p = {.dtype = s->bf16 ? DTYPE_BF16 : DTYPE_F32};
-    struct model *m = model_random(dev, config, 1, &p, err);
-    struct file_writer w;
-    bool done = m && file_writer_open(&w, path, err);
-    if (done) {
-        done = model_save_weights(m, p.dtype, (struct byte_sink){.write = write_to_file, .context = &w}, err) &&
-               file_writer_commit(&w, err);
-        file_writer_abandon(&w);
-    }
-    model_destroy(&m);
-    return done;
-}
-
 // One picture and one question a prompt, each different.
 static bool write_data(const struct setup *s, json_t **images, struct vireo_error *err)
 {
@@ -179,21 +158,24 @@ static bool write_data(const struct setup *s, json_t **images, struct vireo_erro
     return done;
 }
 
-// The timings of every step.
+// The timings of every step, and the work of the last one.
 struct heard {
+    struct gpu_device *dev;
     json_t *steps;
+    double flops_before, flops; // the device's counter at the end of the step before; of the last step
+    double tokens_before, tokens; // tokens of prompts and completions, likewise
 };
 
 static void on_metrics(void *context, uint32_t step, const json_t *metrics)
 {
     struct heard *h = context;
+    const double flops = gpu_device_counters(h->dev).flops;
+    const double tokens = json_number_value(json_object_get(metrics, "num_tokens"));
     json_array_append(h->steps, json_object_get(metrics, "timing"));
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    h->flops = flops - h->flops_before;
+    h->flops_before = flops;
+    h->tokens = tokens - h->tokens_before;
+    h->tokens_before = tokens;
 }
 
 // min and median of one phase over the steps after the first (which compiles).
@@ -208,9 +190,9 @@ static void add_phase(const json_t *steps, const char *phase, const char *name, 
     }
     if (!n)
         return;
-    qsort(values, n, sizeof *values, by_value);
-    json_object_set_new(least, name, json_real(values[0]));
-    json_object_set_new(median, name, json_real(n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2));
+    const struct bench_figures f = bench_figures(values, n);
+    json_object_set_new(least, name, json_real(f.least));
+    json_object_set_new(median, name, json_real(f.median));
 }
 
 // Device time per kernel over all steps, the first included; each dispatch is timed alone.
@@ -227,6 +209,39 @@ static bool add_profile(struct gpu_device *dev, json_t *out, struct vireo_error 
                                               rows[i].seconds > 0 ? rows[i].flops / rows[i].seconds * 1e-9 : 0));
     free(rows);
     return json_object_set_new(out, "profile", list) == 0 || vireo_fail_memory(err, 1 << 12);
+}
+
+// Floating-point work of one step as the dispatches declared it, beside what the mathematics needs.
+static bool add_flops(const struct setup *s, const struct heard *h, json_t *out, struct vireo_error *err)
+{
+    struct image_processor processor = image_processor_qwen2_5_vl();
+    struct model *m = model_describe(s->model, err);
+    uint32_t grid[3];
+    uint64_t image_tokens;
+    if (!m)
+        return false;
+    processor.patch_size = m->config.vision.patch_size;
+    processor.merge_size = m->config.vision.spatial_merge_size;
+    processor.temporal_patch_size = m->config.vision.temporal_patch_size;
+    bool done = image_grid(&processor, (uint32_t)s->image, (uint32_t)s->image, grid, &image_tokens, err);
+    if (done) {
+        const uint32_t group = s->grpo ? (uint32_t)s->group : 1;
+        const double sequence = h->tokens / (double)s->prompts / group;
+        const struct bench_step step = {.prompts = (uint32_t)s->prompts,
+                                        .group = group,
+                                        .new_tokens = (uint32_t)s->new_tokens,
+                                        .prompt_tokens = (uint32_t)(sequence - (double)s->new_tokens),
+                                        .grid_h = grid[1],
+                                        .grid_w = grid[2],
+                                        .rollout = s->grpo,
+                                        .reference = s->grpo && s->beta > 0};
+        const double necessary = bench_step_flops(&m->config, &step);
+        json_t *flops = json_pack("{s:f,s:f,s:f}", "counted", h->flops, "necessary", necessary, "ratio",
+                                  necessary > 0 ? h->flops / necessary : 0);
+        done = json_object_set_new(out, "flops", flops) == 0 || vireo_fail_memory(err, 256);
+    }
+    model_destroy(&m);
+    return done;
 }
 
 static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, json_t **out, struct vireo_error *err)
@@ -256,7 +271,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     spec.save_steps = 0;
     spec.grader = json_pack("{s:s,s:s,s:s,s:s,s:s}", "type", "string_check", "name", "has_e", "input",
                             "{{ sample.output_text }}", "reference", "e", "operation", "like");
-    struct heard heard = {json_array()};
+    struct heard heard = {.dev = dev, .steps = json_array()};
     struct train_hooks hooks = {.context = &heard, .metrics = on_metrics};
     gpu_timers_on(dev, s->profile);
     bool done = train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
@@ -277,7 +292,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
                          "device", (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(),
                          "runs", (int)s->runs);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
-        if (done && s->profile && !add_profile(dev, *out, err)) {
+        if (done && (!add_flops(s, &heard, *out, err) || (s->profile && !add_profile(dev, *out, err)))) {
             json_decref(*out);
             done = false;
         }
@@ -298,7 +313,8 @@ static bool bench_train(struct gpu_device *dev, const json_t *config, bool grpo,
     static const char processor[] = "{\"min_pixels\":784,\"max_pixels\":12845056}";
     bool done = write_tokenizer(&s, err) && write_config(&s, &model, err) &&
                 write_file(&s, "preprocessor_config.json", processor, sizeof processor - 1, err) &&
-                write_weights(&s, dev, model, err) && write_data(&s, &images, err) && run(dev, &s, images, out, err);
+                bench_write_weights(dev, model, s.bf16 ? DTYPE_BF16 : DTYPE_F32, s.folder, err) &&
+                write_data(&s, &images, err) && run(dev, &s, images, out, err);
     json_decref(model);
     json_decref(images);
     file_remove_tree(s.folder, &ignored);

@@ -7,11 +7,13 @@
 struct attention_args {
     ADDRESS q;       // [rows, q_stride]: the q columns
     ADDRESS k, v;    // [key rows, kv_stride]: the k and the v columns
-    ADDRESS queries; // u32 [rows, 4]: prefix_first, prefix_count, own_first, own_count
+    ADDRESS queries; // u32 [rows, 4]: prefix_first, prefix_count, own_first, own_count; PAGED: page_first, keys, 0, 0
+    ADDRESS pages;   // u32: page numbers; page_first is an index into it (PAGED only)
     ADDRESS o;       // [rows, o_stride]
     ADDRESS lse;     // [rows, heads]: log2 of the sum of 2^(score log2 e), or 0: not wanted
     UINT rows, group, kv_heads; // group: query heads a kv head
     UINT q_stride, kv_stride, o_stride;
+    UINT page_shift; // log2 of the key rows a page (PAGED only)
     FLOAT scale; // of q.k, times log2 e
 };
 

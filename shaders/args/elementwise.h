@@ -3,7 +3,7 @@
 
 // A contiguous tensor is one row of all its elements.
 struct add_args {
-    ADDRESS to, a, b; // f32 [rows, columns], rows *_stride apart; `to` may be a or b
+    ADDRESS to, a, b; // [rows, columns], rows *_stride apart, types by constants 1, 2, 3; `to` may be a or b
     UINT rows, columns, to_stride, a_stride, b_stride;
 };
 
@@ -14,16 +14,16 @@ struct convert_args {
 };
 
 struct gelu_args {
-    ADDRESS to, x; // f32 [count]
-    ADDRESS g;     // f32 [count], or 0: forward
+    ADDRESS to, x; // [count], type by constant 1
+    ADDRESS g;     // [count], or 0: forward
     UINT count;
     UINT add;      // backward: 1: to += instead of to =
 };
 
 struct swiglu_args {
-    ADDRESS x;  // f32 [rows, 2 * columns]: gate, up
-    ADDRESS z;  // f32 [rows, columns]: forward: result; backward: its gradient
-    ADDRESS dx; // f32 [rows, 2 * columns]: backward: result
+    ADDRESS x;  // [rows, 2 * columns], type by constant 1: gate, up
+    ADDRESS z;  // [rows, columns]: forward: result; backward: its gradient
+    ADDRESS dx; // [rows, 2 * columns]: backward: result
     UINT rows, columns, x_stride;
     UINT add;   // backward: 1: dx += instead of dx =
 };

@@ -19,7 +19,7 @@ struct gemm_args {
 };
 
 struct column_sum_args {
-    ADDRESS x;    // [rows, columns] f32
+    ADDRESS x;    // [rows, columns], type by constant 1
     ADDRESS sums; // [ceil(rows / block), columns] f32: one row of sums a block
     UINT rows, columns, block;
     UINT x_stride, sums_stride;

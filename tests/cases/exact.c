@@ -1,7 +1,8 @@
-// exact MODEL_DIR [--break]: samples groups through the engine with images and several lengths, then compares every
-// recorded log-prob, bit for bit, with the training forward: all groups packed, each group alone, each sequence alone.
-// Also the engine itself: each prompt generated alone must give the same tokens and log-probs as among the others. Exit
-// 0 only if the largest difference is 0. --break forces a kernel whose sums depend on the batch; then it must fail.
+// exact MODEL_DIR [--dtype float32|bfloat16] [--break]: samples groups through the engine with images and several
+// lengths, then compares every recorded log-prob, bit for bit, with the training forward: all groups packed, each group
+// alone, each sequence alone. Also the engine itself: each prompt generated alone must give the same tokens and log-
+// probs as among the others. Exit 0 only if the largest difference is 0. Weights and activations are of the stored type
+// unless --dtype says otherwise. --break forces a kernel whose sums depend on the batch; then it must fail.
 #include "compute/base/check.h"
 #include "compute/base/philox.h"
 #include "compute/engine/engine.h"
@@ -142,7 +143,9 @@ static void compare(struct test *x, const char *how, float mine, float theirs)
 static void train_forward(struct test *x, const char *how, uint32_t first, uint32_t end, uint32_t s0, uint32_t s1)
 {
     struct vireo_error err;
-    struct tape *t = tape_create(x->dev, &(struct tape_params){x->memory, x->upload, true}, &err);
+    struct tape *t = tape_create(
+        x->dev,
+        &(struct tape_params){.arena = x->memory, .upload = x->upload, .grad = true, .activations = x->m->dtype}, &err);
     const struct patches *distinct[3] = {&x->patches[0], &x->patches[1], &x->patches[2]};
     struct vision_batch vision;
     if (!t || !vision_batch_build(x->m, t, distinct, 3, &x->host, &vision, &err))
@@ -191,14 +194,17 @@ static void train_forward(struct test *x, const char *how, uint32_t first, uint3
 int main(int argc, char **argv)
 {
     const char *folder = NULL;
+    enum dtype type = DTYPE_U32; // as stored
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--break") == 0)
             nn_break_batch_invariance = true;
+        else if (strcmp(argv[i], "--dtype") == 0 && i + 1 < argc)
+            type = strcmp(argv[++i], "bfloat16") == 0 ? DTYPE_BF16 : DTYPE_F32;
         else
             folder = argv[i];
     }
     if (!folder) {
-        fprintf(stderr, "usage: exact MODEL_DIR [--break]\n");
+        fprintf(stderr, "usage: exact MODEL_DIR [--dtype float32|bfloat16] [--break]\n");
         return 64;
     }
     struct vireo_error err;
@@ -211,7 +217,7 @@ int main(int argc, char **argv)
         printf("no device: %s\n", err.message);
         return 77;
     }
-    x.m = model_load(x.dev, folder, &(struct model_load_params){.dtype = DTYPE_U32}, &err);
+    x.m = model_load(x.dev, folder, &(struct model_load_params){.dtype = type}, &err);
     if (!x.m)
         stop("model", &err);
     x.memory = gpu_arena_create(x.dev, &(struct gpu_arena_params){.name = "exact", .grows = true}, &err);
@@ -258,8 +264,8 @@ int main(int argc, char **argv)
             train_forward(&x, "training, one sequence", q, q + 1, s, s + 1);
     }
     printf(
-        "exact: %d sequences, %u distinct lengths, 3 images of 3 sizes, %u log-probs compared, largest difference %g\n",
-        PROMPTS * SAMPLES, distinct, x.compared, x.largest);
+        "exact: %s, %d sequences, %u distinct lengths, 3 images of 3 sizes, %u log-probs compared, largest difference %g\n",
+        dtype_name(x.m->dtype), PROMPTS * SAMPLES, distinct, x.compared, x.largest);
     for (int i = 0; i < 3; i++)
         patches_finish(&x.patches[i]);
     gpu_arena_destroy(&x.memory);

@@ -200,7 +200,7 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
         goto done;
     }
     struct tensor hidden = m->family->text(t, m, &batch, features);
-    struct tensor logits = nn_linear(t, hidden, m->head);
+    struct tensor logits = nn_linear_f32(t, hidden, m->head);
     keep(&tracer, "logits", -1, logits);
     uint32_t C = (uint32_t)count - P, *row = arena_array(&g->host, uint32_t, C + 1);
     for (uint32_t i = 0; i < C; i++)

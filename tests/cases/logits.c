@@ -50,7 +50,8 @@ static bool forward(struct gpu_device *dev, struct model *m, const char *file, c
     struct gpu_arena *memory = gpu_arena_create(dev, &(struct gpu_arena_params){.name = "logits", .grows = true}, &err);
     struct gpu_arena *upload = gpu_arena_create(
         dev, &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .grows = true}, &err);
-    struct tape *t = memory && upload ? tape_create(dev, &(struct tape_params){memory, upload, false}, &err) : NULL;
+    const struct tape_params how = {.arena = memory, .upload = upload, .activations = m->dtype};
+    struct tape *t = memory && upload ? tape_create(dev, &how, &err) : NULL;
     struct vision_batch vision = {0};
     struct tensor features = {0};
     struct prompt prompt;
@@ -68,7 +69,7 @@ static bool forward(struct gpu_device *dev, struct model *m, const char *file, c
         done = text_batch_build(m, t, &rows, NULL, &batch, &err);
     }
     if (done) {
-        struct tensor logits = nn_linear(t, m->family->text(t, m, &batch, features), m->head);
+        struct tensor logits = nn_linear_f32(t, m->family->text(t, m, &batch, features), m->head);
         size_t count = (size_t)n * m->config.text.vocab_size;
         float *out = arena_array(&a, float, count);
         done = !tape_failed(t) && gpu_read(dev, logits.span, out, count * 4, &err) &&

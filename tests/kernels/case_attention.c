@@ -3,6 +3,7 @@
 #include "tests/kernels/kernels.h"
 
 #include "compute/base/check.h"
+#include "compute/base/half.h"
 
 // One test problem. Key rows are rows of `qkv` itself.
 struct problem {
@@ -187,6 +188,8 @@ static double *doubles(const float *x, size_t n)
 
 // Times the true cost estimate: by it the op chooses how many items a lane works on.
 static double pairs_scale = 1;
+// Type of qkv, and so of o and of their gradients.
+static enum dtype storage = DTYPE_F32;
 
 static struct nn_spans spans_of(const struct problem *p)
 {
@@ -221,9 +224,10 @@ static size_t out_count(const struct problem *p)
 static float *device_forward(const struct problem *p)
 {
     struct tape *t = test_tape(false);
-    struct tensor qkv = test_tensor(DTYPE_F32, p->rows, p->width, p->qkv);
+    struct tensor qkv = test_tensor(storage, p->rows, p->width, p->qkv);
     struct nn_spans s = spans_of(p);
     struct tensor o = nn_attention(t, qkv, &p->heads, &s, NULL);
+    REQUIRE_INT(o.dtype, storage);
     float *out = malloc(out_count(p) * 4);
     REQUIRE(out && !tape_failed(t));
     test_read(o, out);
@@ -237,7 +241,8 @@ static float *device_backward(const struct problem *p, const float *start, float
 {
     size_t n = (size_t)p->rows * p->width;
     struct tape *t = test_tape(true);
-    struct tensor qkv = test_leaf(t, p->rows, p->width, p->qkv);
+    struct tensor qkv = tape_new(t, storage, p->rows, p->width, true);
+    REQUIRE_OK(tensor_write_floats(test_device, qkv, p->qkv, &err));
     struct nn_spans s = spans_of(p);
     struct tensor o = nn_attention(t, qkv, &p->heads, &s, NULL);
     REQUIRE(!tape_failed(t));
@@ -247,7 +252,7 @@ static float *device_backward(const struct problem *p, const float *start, float
         REQUIRE(fresh);
         REQUIRE_OK(tensor_write_floats(test_device, g, start, &err));
     }
-    struct tensor go = test_tensor(DTYPE_F32, p->rows, p->heads.heads * p->heads.head_dim, p->go);
+    struct tensor go = test_tensor(storage, p->rows, p->heads.heads * p->heads.head_dim, p->go);
     REQUIRE_OK(tape_backward(t, o, go, &err));
     struct tensor g = tape_grad(t, qkv, &fresh);
     REQUIRE(!fresh);
@@ -515,21 +520,258 @@ static void bits_do_not_depend_on_packing(void **state)
     same_bits(2, 1, 15);
 }
 
+// A pool in pages, lists of them, and rows to ask.
+struct paged {
+    uint32_t page_size, pages, kv_width;
+    float *k, *v;
+    uint32_t *list, listed; // all lists, one after the other
+    uint32_t taken;         // pages handed out
+};
+
+// Pages in an order that jumps about.
+static uint32_t take_page(struct paged *g)
+{
+    REQUIRE(g->taken < g->pages);
+    return (g->taken++ * 7 + 3) % g->pages; // 7 does not divide the number of pages
+}
+
+// Appends the list of a sequence of `count` keys, whose first `shared` pages are those at list[from]. The rows of qkv
+// that hold its keys come from `row`. Entries behind the last page are far outside the pool.
+static uint32_t lay_pages(struct paged *g, const struct problem *p, uint32_t prompt, uint32_t own, uint32_t count,
+                          uint32_t from, uint32_t shared)
+{
+    uint32_t first = g->listed, k0 = p->heads.heads * p->heads.head_dim;
+    for (uint32_t n = 0; n < (count + g->page_size - 1) / g->page_size; n++)
+        g->list[g->listed++] = n < shared ? g->list[from + n] : take_page(g);
+    for (uint32_t j = shared * g->page_size; j < count; j++) {
+        const float *row = p->qkv + (size_t)(j < prompt ? j : own + j - prompt) * p->width + k0;
+        size_t slot = (size_t)g->list[first + j / g->page_size] * g->page_size + j % g->page_size;
+        memcpy(g->k + slot * g->kv_width, row, g->kv_width * 4);
+        memcpy(g->v + slot * g->kv_width, row + g->kv_width, g->kv_width * 4);
+    }
+    g->list[g->listed++] = 0x7fffffff;
+    return first;
+}
+
+// Rows of `p` (numbers in `from`) with these spans, out of the pool: their bits must be those in `wanted`.
+static void ask_pages(const char *what, const struct paged *g, const struct problem *p, uint32_t rows,
+                      const uint32_t *from, uint32_t (*spans)[4], double cost, const float *wanted)
+{
+    uint32_t out_width = p->heads.heads * p->heads.head_dim;
+    float *qkv = malloc((size_t)rows * p->width * 4), *out = malloc((size_t)rows * out_width * 4);
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t c = 0; c < p->width; c++) // keys of the batch itself are not read
+            qkv[(size_t)r * p->width + c] = c < out_width ? p->qkv[(size_t)from[r] * p->width + c] : NAN;
+    struct nn_kv kv = {
+        .k = test_tensor(DTYPE_F32, g->pages * g->page_size, g->kv_width, g->k),
+        .v = test_tensor(DTYPE_F32, g->pages * g->page_size, g->kv_width, g->v),
+        .pages = test_tensor_u32(g->listed, 1, g->list),
+        .page_size = g->page_size,
+    };
+    struct nn_spans s = {.query = test_tensor_u32(rows, 4, spans[0]), .pairs = cost};
+    struct tape *t = test_tape(false);
+    struct tensor o = nn_attention(t, test_tensor(DTYPE_F32, rows, p->width, qkv), &p->heads, &s, &kv);
+    REQUIRE(!tape_failed(t));
+    test_read(o, out);
+    check_guard(o);
+    test_tape_end(&t);
+    for (uint32_t r = 0; r < rows; r++)
+        test_same_bits(what, out + (size_t)r * out_width, wanted + (size_t)from[r] * out_width, out_width);
+    free(qkv);
+    free(out);
+}
+
+// Keys in scattered pages give the bits of keys in runs: a prompt whose whole pages are shared by the completions (each
+// has its own copy of the rest), prompts in chunks, decoding; odd lengths; pages of others are NaN.
+static void same_bits_paged(uint32_t heads, uint32_t kv_heads, uint32_t head_dim, uint32_t page_size, uint32_t prompt)
+{
+    enum { COMPLETIONS = 5, LENGTH = 21 };
+    struct problem p = make_group(heads, kv_heads, head_dim, prompt, COMPLETIONS, LENGTH);
+    float *wanted = device_forward(&p);
+    uint32_t longest = (prompt + LENGTH) / page_size + 1;
+    struct paged g = {
+        .page_size = page_size,
+        .pages = (COMPLETIONS + 2) * longest + 1,
+        .kv_width = kv_heads * head_dim,
+    };
+    g.pages += g.pages % 7 == 0;
+    size_t values = (size_t)g.pages * page_size * g.kv_width;
+    g.k = malloc(values * 4);
+    g.v = malloc(values * 4);
+    g.list = calloc((COMPLETIONS + 1) * (longest + 1), 4);
+    for (size_t i = 0; i < values; i++)
+        g.k[i] = g.v[i] = NAN;
+    uint32_t prompt_first = lay_pages(&g, &p, prompt, 0, prompt, 0, 0), first[COMPLETIONS];
+    for (uint32_t c = 0; c < COMPLETIONS; c++) {
+        struct sequence s = find_sequence(prompt, c, LENGTH);
+        first[c] = lay_pages(&g, &p, prompt, s.own, prompt + s.length, prompt_first, prompt / page_size);
+    }
+
+    uint32_t from[256], spans[256][4];
+    REQUIRE(p.rows <= 256);
+    // The prompt in chunks: rows see keys 0 to their own. Odd chunks beside whole completions.
+    for (uint32_t at = 0, chunk = 5; at < prompt; at += chunk, chunk += 6) {
+        uint32_t rows = 0;
+        for (uint32_t i = at; i < VIREO_MIN(prompt, at + chunk); i++, rows++) {
+            from[rows] = i;
+            memcpy(spans[rows], (uint32_t[]){prompt_first, i + 1, 0, 0}, 16);
+        }
+        struct sequence s = find_sequence(prompt, chunk % COMPLETIONS, LENGTH);
+        for (uint32_t i = 0; i < s.length && rows < 256; i++, rows++) {
+            from[rows] = s.own + i;
+            memcpy(spans[rows], (uint32_t[]){first[chunk % COMPLETIONS], prompt + i + 1, 0, 0}, 16);
+        }
+        ask_pages("chunk of a prompt", &g, &p, rows, from, spans, at % 2 ? 1e9 : 0, wanted);
+    }
+    for (uint32_t i = 0; i < LENGTH; i++) {
+        uint32_t rows = 0;
+        for (uint32_t n = 0; n < COMPLETIONS; n++) {
+            uint32_t c = (n + i) % COMPLETIONS;
+            struct sequence s = find_sequence(prompt, c, LENGTH);
+            if (i >= s.length)
+                continue;
+            from[rows] = s.own + i;
+            memcpy(spans[rows++], (uint32_t[]){first[c], prompt + i + 1, 0, 0}, 16);
+        }
+        ask_pages("decode", &g, &p, rows, from, spans, 0, wanted);
+    }
+    free(g.k);
+    free(g.v);
+    free(g.list);
+    free(wanted);
+    drop(&p);
+}
+
+static void bits_do_not_depend_on_pages(void **state)
+{
+    (void)state;
+    same_bits_paged(4, 2, 16, 8, 29);
+    same_bits_paged(4, 2, 16, 16, 32);
+    same_bits_paged(6, 2, 32, 16, 29);
+    same_bits_paged(2, 1, 15, 64, 29); // a page longer than the prompt
+    same_bits_paged(3, 3, 12, 8, 7);
+}
+
+// A row without keys reads no page.
+static void no_keys_in_pages(void **state)
+{
+    (void)state;
+    struct problem p = make(2, 1, 8, 9);
+    uint32_t from[9], spans[9][4], list[1] = {0};
+    for (uint32_t i = 0; i < 9; i++) {
+        from[i] = i;
+        memcpy(spans[i], (uint32_t[]){0xfffffff0u, 0, 0, 0}, 16);
+    }
+    float *zeros = calloc(9 * 16, 4), *nan = malloc(8 * 8 * 4);
+    for (uint32_t i = 0; i < 64; i++)
+        nan[i] = NAN;
+    struct paged g = {.page_size = 8, .pages = 1, .kv_width = 8, .k = nan, .v = nan, .list = list, .listed = 1};
+    ask_pages("no keys", &g, &p, 9, from, spans, 0, zeros);
+    free(zeros);
+    free(nan);
+    drop(&p);
+}
+
+static void round_all(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = bf16_to_float(float_to_bf16(x[i]));
+}
+
+// Half of the storage, the same sums: o is the f32 result rounded once, also out of a pool in either type; gradients
+// differ from the reference by roundings alone.
+static void bf16_storage(void **state)
+{
+    (void)state;
+    static const uint32_t shapes[][5] = {
+        {4, 2, 16, 37, 25}, {3, 1, 6, 13, 9}, {2, 2, 80, 9, 17}, {2, 1, 128, 8, 9}, {4, 4, 12, 29, 21},
+    };
+    for (size_t i = 0; i < VIREO_COUNT(shapes); i++) {
+        const uint32_t *s = shapes[i];
+        struct problem p = make_group(s[0], s[1], s[2], s[3], 3, s[4]);
+        const size_t n = (size_t)p.rows * p.width, out = out_count(&p);
+        const uint32_t out_width = s[0] * s[2], kv_width = s[1] * s[2];
+        round_all(p.qkv, n);
+        round_all(p.go, out);
+        float *exact = device_forward(&p), *start = malloc(n * 4);
+        round_all(exact, out);
+        storage = DTYPE_BF16;
+        float *o = device_forward(&p), *trained = malloc(out * 4), *g = device_backward(&p, NULL, trained);
+        test_same_bits("o in bf16", o, exact, out);
+        test_same_bits("o in bf16 with gradients", trained, exact, out);
+        double *x = doubles(p.qkv, n);
+        reference(&p, x, true);
+        test_near("gradient in bf16", g, p.gqkv, n, 8e-3);
+        test_values(start, n, 99);
+        round_all(start, n);
+        for (size_t e = 0; e < n; e++)
+            p.gqkv[e] += start[e];
+        float *added = device_backward(&p, start, NULL);
+        test_near("gradient in bf16, added", added, p.gqkv, n, 1.2e-2);
+
+        // The same key rows in a pool, of either type, beside qkv of either type.
+        float *k = malloc((size_t)p.rows * kv_width * 4), *v = malloc((size_t)p.rows * kv_width * 4);
+        for (uint32_t r = 0; r < p.rows; r++) {
+            memcpy(k + (size_t)r * kv_width, p.qkv + (size_t)r * p.width + out_width, kv_width * 4);
+            memcpy(v + (size_t)r * kv_width, p.qkv + (size_t)r * p.width + out_width + kv_width, kv_width * 4);
+        }
+        for (int c = 0; c < 4; c++) {
+            const enum dtype type = c & 1 ? DTYPE_BF16 : DTYPE_F32, pool = c & 2 ? DTYPE_BF16 : DTYPE_F32;
+            struct nn_kv kv = {
+                .k = test_tensor(pool, p.rows, kv_width, k),
+                .v = test_tensor(pool, p.rows, kv_width, v),
+            };
+            struct tape *t = test_tape(false);
+            struct nn_spans spans = spans_of(&p);
+            test_read(nn_attention(t, test_tensor(type, p.rows, p.width, p.qkv), &p.heads, &spans, &kv), trained);
+            test_tape_end(&t);
+            round_all(trained, out); // f32 results become those of bf16
+            test_same_bits("o out of a pool", trained, exact, out);
+        }
+        storage = DTYPE_F32;
+        free(k);
+        free(v);
+        free(x);
+        free(exact);
+        free(start);
+        free(o);
+        free(trained);
+        free(g);
+        free(added);
+        drop(&p);
+    }
+}
+
 static void bits_do_not_depend_on_the_tile(void **state)
 {
     (void)state;
-    struct problem p = make_group(6, 2, 16, 37, 3, 25);
-    float *o = device_forward(&p), *g = device_backward(&p, NULL, NULL);
-    pairs_scale = 0;
-    float *other_o = device_forward(&p), *other_g = device_backward(&p, NULL, NULL);
-    pairs_scale = 1;
-    test_same_bits("o", other_o, o, out_count(&p));
-    test_same_bits("gradient", other_g, g, (size_t)p.rows * p.width);
-    free(o);
-    free(g);
-    free(other_o);
-    free(other_g);
-    drop(&p);
+    static const char *const kinds[] = {"any", "simd-1", "simd-2", "simd-3", "simd-4"};
+    const char *kept = getenv("VIREO_ATTENTION");
+    char before[32];
+    snprintf(before, sizeof before, "%s", kept ? kept : "");
+    for (int b = 0; b < 2; b++) {
+        struct problem p = make_group(6, 2, 16, 37, 3, 25);
+        storage = b ? DTYPE_BF16 : DTYPE_F32;
+        float *o = device_forward(&p), *g = device_backward(&p, NULL, NULL);
+        for (size_t i = 0; i < VIREO_COUNT(kinds); i++) {
+            setenv("VIREO_ATTENTION", kinds[i], 1);
+            float *other_o = device_forward(&p), *other_g = device_backward(&p, NULL, NULL);
+            test_same_bits("o", other_o, o, out_count(&p));
+            test_same_bits("gradient", other_g, g, (size_t)p.rows * p.width);
+            free(other_o);
+            free(other_g);
+            setenv("VIREO_ATTENTION", before, 1);
+        }
+        pairs_scale = 0;
+        float *short_o = device_forward(&p);
+        pairs_scale = 1;
+        test_same_bits("o, short rows", short_o, o, out_count(&p));
+        free(short_o);
+        free(o);
+        free(g);
+        drop(&p);
+    }
+    storage = DTYPE_F32;
 }
 
 // The same packed rows in a batch of several groups, at other places.
@@ -647,7 +889,7 @@ static void refuses(void **state)
     struct problem p = make_group(2, 1, 8, 4, 0, 1);
     struct nn_spans s = spans_of(&p);
     struct tensor qkv = test_tensor(DTYPE_F32, p.rows, p.width, p.qkv);
-    struct nn_kv kv = {.k = test_tensor(DTYPE_BF16, p.rows, 8, p.qkv), .v = test_tensor(DTYPE_BF16, p.rows, 8, p.qkv)};
+    struct nn_kv kv = {.k = test_tensor(DTYPE_F16, p.rows, 8, p.qkv), .v = test_tensor(DTYPE_F16, p.rows, 8, p.qkv)};
     struct tape *t = test_tape(false);
     nn_attention(t, qkv, &p.heads, &s, &kv);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
@@ -656,6 +898,9 @@ static void refuses(void **state)
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
     t = test_tape(false);
     nn_attention(t, qkv, &(struct nn_heads){1, 1, 256, 1}, &s, NULL);
+    REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
+    t = test_tape(false); // two bf16 share a word
+    nn_attention(t, test_tensor(DTYPE_BF16, 2, 9, p.qkv), &(struct nn_heads){1, 1, 3, 1}, &s, NULL);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
     drop(&p);
 }
@@ -666,6 +911,7 @@ static void warms_up(void **state)
     (void)state;
     const struct gpu_warm list[] = {
         {.kernel = KERNEL_ATTENTION_FWD, .constants = {16, 2}, .constant_count = 2},
+        {.kernel = KERNEL_ATTENTION_FWD, .constants = {16, 1, 1, 1, 1, 1}, .constant_count = 6},
         {.kernel = KERNEL_ATTENTION_BWD_QUERY, .constants = {16, 2}, .constant_count = 2},
         {.kernel = KERNEL_ATTENTION_BWD_KEY, .constants = {16, 2}, .constant_count = 2},
     };
@@ -679,6 +925,9 @@ const struct CMUnitTest cases_attention[] = {
     cmocka_unit_test(any_runs),
     cmocka_unit_test(finite_differences),
     cmocka_unit_test(bits_do_not_depend_on_packing),
+    cmocka_unit_test(bits_do_not_depend_on_pages),
+    cmocka_unit_test(no_keys_in_pages),
+    cmocka_unit_test(bf16_storage),
     cmocka_unit_test(bits_do_not_depend_on_the_tile),
     cmocka_unit_test(bits_do_not_depend_on_neighbours),
     cmocka_unit_test(broken_keys_stay_where_they_are_seen),

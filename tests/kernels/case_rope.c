@@ -246,8 +246,8 @@ static void refuses(void **state)
     nn_rope_store(t, x, &p.heads, &wrong, NULL);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_INVALID);
     struct nn_kv kv = {
-        .k = test_tensor(DTYPE_BF16, 3, 8, p.x),
-        .v = test_tensor(DTYPE_BF16, 3, 8, p.x),
+        .k = test_tensor(DTYPE_F16, 3, 8, p.x),
+        .v = test_tensor(DTYPE_F16, 3, 8, p.x),
         .slot = test_tensor_u32(3, 1, (uint32_t[]){0, 1, 2}),
     };
     t = test_tape(false);

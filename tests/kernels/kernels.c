@@ -7,11 +7,18 @@ struct gpu_device *test_device;
 struct gpu_arena *test_arena, *test_upload;
 struct vireo_error err;
 
-struct tape *test_tape(bool grad)
+struct tape *test_tape_of(enum dtype activations, bool grad)
 {
-    struct tape *t = tape_create(test_device, &(struct tape_params){test_arena, test_upload, grad}, &err);
+    const struct tape_params p = {
+        .arena = test_arena, .upload = test_upload, .grad = grad, .activations = activations};
+    struct tape *t = tape_create(test_device, &p, &err);
     REQUIRE(t);
     return t;
+}
+
+struct tape *test_tape(bool grad)
+{
+    return test_tape_of(DTYPE_F32, grad);
 }
 
 void test_tape_end(struct tape **t)
@@ -98,7 +105,12 @@ void test_same_bits(const char *what, const float *a, const float *b, size_t n)
 
 struct tensor test_leaf(struct tape *t, uint32_t rows, uint32_t columns, const float *values)
 {
-    struct tensor x = tape_new(t, DTYPE_F32, rows, columns, true);
+    return test_leaf_of(t, DTYPE_F32, rows, columns, values);
+}
+
+struct tensor test_leaf_of(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const float *values)
+{
+    struct tensor x = tape_new(t, type, rows, columns, true);
     REQUIRE(x.span.address);
     REQUIRE_OK(tensor_write_floats(test_device, x, values, &err));
     return x;

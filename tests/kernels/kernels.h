@@ -17,6 +17,7 @@ extern struct vireo_error err;
 
 // A tape on the arenas above.
 struct tape *test_tape(bool grad);
+struct tape *test_tape_of(enum dtype activations, bool grad); // test_tape: f32
 void test_tape_end(struct tape **t); // fails the test if the tape failed; waits
 
 // Deterministic values in [-1, 1], by seed and index.
@@ -37,5 +38,6 @@ void test_near(const char *what, const float *a, const double *b, size_t n, doub
 void test_same_bits(const char *what, const float *a, const float *b, size_t n);
 // Makes x (an input, no producer) take a gradient on this tape, so that an op's dx can be read after tape_backward.
 struct tensor test_leaf(struct tape *t, uint32_t rows, uint32_t columns, const float *values);
+struct tensor test_leaf_of(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, const float *values);
 
 #endif

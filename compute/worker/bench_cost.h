@@ -1,0 +1,21 @@
+// The floating-point work that the mathematics of a training step needs, from shapes alone: what `vireo bench grpo|sft`
+// holds the counted work against.
+#ifndef VIREO_WORKER_BENCH_COST_H
+#define VIREO_WORKER_BENCH_COST_H
+
+#include "compute/models/model.h"
+
+// One step: `prompts` prompts of prompt_tokens tokens, each with one picture of `grid_h` x `grid_w` patches, and for each
+// `group` completions of new_tokens tokens.
+struct bench_step {
+    uint32_t prompts, group, new_tokens, prompt_tokens, grid_h, grid_w;
+    bool rollout, reference; // SFT has neither
+};
+
+// A multiply-add is 2. Source: the cost model of Qwen2.5-VL (2 FLOP a weight and row; 4 A D a pair of query and key in the
+// decoder, 4 Hv in a vision block; log-probs of completion tokens alone). Prompt and picture count once a group. Phases:
+// rollout (vision, prefill, decode), reference (forward), update (forward and backward; backward is twice the
+// products and 2.5 times the attention of the forward).
+double bench_step_flops(const struct model_config *c, const struct bench_step *s);
+
+#endif
