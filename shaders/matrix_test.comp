@@ -1,4 +1,5 @@
 // Does the compiler know matrix units? Compiled by shaders/meson.build, never run.
+// Args: none. Dispatch: never. Sum: none.
 #version 460
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #extension GL_KHR_cooperative_matrix : require

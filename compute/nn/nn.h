@@ -110,7 +110,8 @@ struct nn_spans {
 
 // o [N, A D] = softmax(scale q k^T) v per head; query head a uses kv head a / (A/K).
 // With `kv` the key rows are slots of kv->k, kv->v, in runs or in pages (no gradient then); else rows of qkv itself.
-// Never stores scores. Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
+// Never stores scores. CPU drivers and GPUs have kernels of their own, whose bits differ: one of them for all of a device.
+// Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
 struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
                            const struct nn_kv *kv);
 

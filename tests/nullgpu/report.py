@@ -12,8 +12,8 @@ REPORT, PREDICTED = os.path.join(ROOT, "docs/gpu-report.md"), os.path.join(ROOT,
 FAMILIES = ["navi21", "navi31", "gfx1151"]
 KERNELS = ["gemm_tile_nt_f32_f32", "gemm_tile_nt_f32_bf16", "gemm_tile_nn_f32_f32", "gemm_tile_tn_f32_f32",
            "gemm_coopmat_nt_f16", "gemm_coopmat_nn_f16", "gemm_coopmat_tn_f16",
-           "attention_fwd", "attention_bwd_query", "attention_bwd_key"]
-CHECKED = ("gemm_tile", "gemm_coopmat") # the predictions kept; attention's trip counts are not known
+           "attention_tile_fwd", "attention_tile_bwd_query", "attention_tile_bwd_key"]
+CHECKED = ("gemm_tile", "gemm_coopmat", "attention_tile") # the predictions kept
 DROP = 0.03
 
 # Model: clocks of one wave32 for a turn of the hot loop. The chips' numbers are recalled from public descriptions.
@@ -138,7 +138,9 @@ def measure(build, kernels):
 
 def name_of(row):
     v = row["variant"].split(" ")[1].split(",") if " " in row["variant"] else []
-    return row["kernel"] + (" %sx%s" % (v[2], v[3]) if row["kernel"].startswith(("gemm_tile", "gemm_coopmat")) else " D=%s" % v[0])
+    if row["kernel"].startswith(("gemm_tile", "gemm_coopmat")):
+        return "%s %sx%s" % (row["kernel"], v[2], v[3])
+    return "%s D=%s%s" % (row["kernel"], v[0], " bf16" if v[3] == "1" else "")
 
 
 def write_report(rows):
@@ -154,8 +156,8 @@ public descriptions, and real speed may be half of f. Take differences below 0.0
 `tests/nullgpu` compiles every kernel for 20 families and fails on a spill; `tools/gpu-report --check` fails when an f falls
 by more than 0.03. share: multiply-add instructions of all in the hot loop; W: waves a SIMD; limit: the busiest unit.
 
-The attention kernels are the family for CPU drivers, which keeps a row of the head in the registers of one lane: GPUs
-spill it, and their rows say how much. Their inner loops are counted once, so that their f is no more than a marker.
+gemm_coopmat is counted against the peak of the matrix units with f32 sums, everything else against that of fp32. A turn of an
+attention kernel's loop is a block of keys (pairs); loops that load it are counted once, so that f is no more than a marker.
 """)
         for family in FAMILIES:
             out.write("\n## %s, wave32 (predicted, not run)\n\n" % family)
