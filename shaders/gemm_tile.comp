@@ -9,8 +9,8 @@
 // apart, so that neighbours read neighbouring words of the shared tiles. These hold f32, k outermost: 16 bytes a read.
 // While a tile is multiplied, the next one's words travel into registers as they are in memory: a conversion there would
 // wait for them.
-// Defines: KIND 0 NT, 1 NN, 2 TN; A_BF16, B_BF16 0|1. Constants: the tile (compute/nn/gemm_tile.h); ALIGNED: quads of
-// both operands along the contiguous axis are aligned and whole.
+// Defines: KIND 0 NT, 1 NN, 2 TN; A_BF16, B_BF16 0|1, or F16: both are fp16. Constants: the tile
+// (compute/nn/gemm_tile.h); ALIGNED: quads of both operands along the contiguous axis are aligned and whole.
 // All lanes of a group reach every barrier: what ends early depends on the group alone. All-zero args: m is 0, nothing
 // is touched.
 #version 460
@@ -27,6 +27,7 @@ layout(constant_id = 5) const uint TM = 8;
 layout(constant_id = 6) const uint TN = 4;
 layout(constant_id = 7) const bool ALIGNED = false;
 layout(push_constant, scalar) uniform Args { gemm_args p; };
+#include "shaders/lib/gemm_finish.glsl"
 
 #define PRODUCT_NT 0
 #define PRODUCT_NN 1
@@ -44,6 +45,10 @@ shared vec4 a_tile[STEP * A_STRIDE];
 shared vec4 b_tile[STEP * B_STRIDE];
 
 // Four values as memory has them.
+#ifdef F16
+#define A_BF16 1
+#define B_BF16 1
+#endif
 #if A_BF16
 #define A_RAW uvec2
 #else
@@ -86,7 +91,11 @@ vec4 values(uvec4 raw)
 }
 vec4 values(uvec2 raw)
 {
+#ifdef F16
+    return vec4(unpackHalf2x16(raw.x), unpackHalf2x16(raw.y));
+#else
     return vec4(bf16_low(raw.x), bf16_high(raw.x), bf16_low(raw.y), bf16_high(raw.y));
+#endif
 }
 
 // The quads of a lane are INVOCATIONS apart in a tile. Where k is the contiguous axis of memory ("inside"), STEP / 4 quads
@@ -192,54 +201,13 @@ void multiply(uint k)
             acc[i * (TN / 4) + g] = fma(vec4(x[i / 4][i % 4]), y[g], acc[i * (TN / 4) + g]);
 }
 
-vec4 four_floats(uvec2 base, uvec4 i, bool bf16)
-{
-    const uint type = bf16 ? 1 : 0;
-    return vec4(load_float(base, i.x, type), load_float(base, i.y, type), load_float(base, i.z, type),
-                load_float(base, i.w, type));
-}
-
-void write(vec4 x, uint row, uint column)
-{
-    if (row >= p.m || column >= p.n)
-        return;
-    const uint i = row * p.c_stride + column;
-    if (C_BF16) {
-        // Two neighbours of a row make a word. A last odd column keeps what lies behind it.
-        U32 c = U32(p.c);
-        c.v[i >> 1] = to_bf16(x.x) | (column + 1 < p.n ? to_bf16(x.y) << 16 : c.v[i >> 1] & 0xffff0000u);
-        if (column + 2 < p.n)
-            c.v[(i >> 1) + 1] = to_bf16(x.z) | (column + 3 < p.n ? to_bf16(x.w) << 16 : c.v[(i >> 1) + 1] & 0xffff0000u);
-    } else if ((p.flags & GEMM_C_QUADS) != 0) {
-        F32x4(p.c).v[i >> 2] = x;
-    } else {
-        F32 c = F32(p.c);
-        [[unroll]] for (uint j = 0; j < 4; j++)
-            if (column + j < p.n)
-                c.v[i + j] = x[j];
-    }
-}
-
 void finish()
 {
     [[unroll]] for (uint g = 0; g < TN / 4; g++) {
         const uint column = n0 + 4 * (lane % COLUMN_BLOCKS + g * COLUMN_BLOCKS);
-        const uvec4 inside = min(uvec4(column, column + 1, column + 2, column + 3), uvec4(p.n - 1));
-        vec4 bias = vec4(0);
-        if (has_address(p.bias))
-            bias = four_floats(p.bias, p.bias_first + inside, (p.flags & GEMM_BIAS_BF16) != 0);
-        [[unroll]] for (uint i = 0; i < TM; i++) {
-            const uint row = m0 + 4 * (lane / COLUMN_BLOCKS + i / 4 * ROW_BLOCKS) + i % 4, within = min(row, p.m - 1);
-            vec4 x = acc[i * (TN / 4) + g];
-            if (has_address(p.bias))
-                x += bias;
-            if (has_address(p.residual))
-                x += four_floats(p.residual, p.residual_first + within * p.residual_stride + inside,
-                                 (p.flags & GEMM_RESIDUAL_BF16) != 0);
-            if ((p.flags & GEMM_BETA) != 0)
-                x += four_floats(p.c, within * p.c_stride + inside, C_BF16);
-            write(x, row, column);
-        }
+        const vec4 bias = quad_bias(quad_columns(column));
+        [[unroll]] for (uint i = 0; i < TM; i++)
+            finish_quad(acc[i * (TN / 4) + g], m0 + 4 * (lane / COLUMN_BLOCKS + i / 4 * ROW_BLOCKS) + i % 4, column, bias);
     }
 }
 

@@ -86,6 +86,46 @@ static void query_memory(struct gpu_instance *in, VkPhysicalDevice device, struc
     caps->unified_memory = caps->type == GPU_CPU || caps->type == GPU_INTEGRATED || all_local;
 }
 
+// The shape of the matrix products with A and B of this type and f32 sums: the largest of up to 16 x 16 x 16 that tiles of
+// 16 and k of 32 are made of.
+static void find_matrix(const VkCooperativeMatrixPropertiesKHR *list, uint32_t count, VkComponentTypeKHR type,
+                        uint8_t out[3])
+{
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const VkCooperativeMatrixPropertiesKHR *p = &list[i];
+        const uint32_t size = p->MSize * p->NSize * p->KSize;
+        const bool fits = p->MSize && 16 % p->MSize == 0 && p->NSize >= 4 && 16 % p->NSize == 0 && p->KSize >= 8 &&
+                          16 % p->KSize == 0;
+        if (p->AType == type && p->BType == type && p->CType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
+            p->ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR && p->scope == VK_SCOPE_SUBGROUP_KHR && fits && size > best) {
+            best = size;
+            out[0] = (uint8_t)p->MSize;
+            out[1] = (uint8_t)p->NSize;
+            out[2] = (uint8_t)p->KSize;
+        }
+    }
+}
+
+static void query_matrices(struct gpu_instance *in, VkPhysicalDevice device, struct gpu_caps *caps)
+{
+    enum { MOST = 256 };
+    PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR properties =
+        (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)in->vk.GetInstanceProcAddr(
+            in->handle, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+    VkCooperativeMatrixPropertiesKHR *list = vireo_calloc(MOST, sizeof *list);
+    uint32_t count = MOST;
+    for (uint32_t i = 0; list && i < MOST; i++)
+        list[i].sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
+    if (list && properties && properties(device, &count, list) >= VK_SUCCESS) {
+        if (caps->float16)
+            find_matrix(list, count, VK_COMPONENT_TYPE_FLOAT16_KHR, caps->matrix_f16);
+        if (caps->bfloat16)
+            find_matrix(list, count, VK_COMPONENT_TYPE_BFLOAT16_KHR, caps->matrix_bf16);
+    }
+    free(list);
+}
+
 static bool is_power_of_two(uint32_t v)
 {
     return v && !(v & (v - 1));
@@ -111,6 +151,7 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
     bool core13 = VIREO_MIN(in->api_version, p.properties.apiVersion) >= VK_API_VERSION_1_3;
     bool size_control = core13 || has(e, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
     bool coopmat = has(e, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+    bool bfloat16 = coopmat && has(e, VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME);
     caps->memory_budget = has(e, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
 
     VkPhysicalDeviceSubgroupSizeControlPropertiesEXT sizes = {
@@ -133,8 +174,11 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
     query_memory(in, device, caps);
 
     // What the device has ...
+    VkPhysicalDeviceShaderBfloat16FeaturesKHR f_bfloat16 = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_BFLOAT16_FEATURES_KHR};
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR f_coopmat = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+        .pNext = bfloat16 ? &f_bfloat16 : NULL};
     VkPhysicalDeviceSubgroupSizeControlFeaturesEXT f_size = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT,
         .pNext = coopmat ? &f_coopmat : NULL};
@@ -149,7 +193,11 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
     caps->int64 = f.features.shaderInt64;
     caps->float16 = f12.shaderFloat16;
     caps->storage16 = f11.storageBuffer16BitAccess;
-    caps->coopmat_khr = coopmat && f_coopmat.cooperativeMatrix;
+    caps->memory_model = f12.vulkanMemoryModel;
+    caps->coopmat_khr = coopmat && f_coopmat.cooperativeMatrix && caps->memory_model;
+    caps->bfloat16 = caps->coopmat_khr && f_bfloat16.shaderBFloat16Type && f_bfloat16.shaderBFloat16CooperativeMatrix;
+    if (caps->coopmat_khr)
+        query_matrices(in, device, caps);
     caps->subgroup_min = caps->subgroup_max = p11.subgroupSize;
     if (size_control) {
         caps->subgroup_min = sizes.minSubgroupSize;
@@ -203,7 +251,11 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
     memset(on, 0, sizeof *on);
     on->queue_family = chosen < 0 ? 0 : (uint32_t)chosen;
     on->timestamp_bits = bits;
+    on->bfloat16 = (VkPhysicalDeviceShaderBfloat16FeaturesKHR){.sType = f_bfloat16.sType,
+                                                               .shaderBFloat16Type = VK_TRUE,
+                                                               .shaderBFloat16CooperativeMatrix = VK_TRUE};
     on->coopmat = (VkPhysicalDeviceCooperativeMatrixFeaturesKHR){.sType = f_coopmat.sType,
+                                                                 .pNext = caps->bfloat16 ? &on->bfloat16 : NULL,
                                                                  .cooperativeMatrix = VK_TRUE};
     on->subgroup = (VkPhysicalDeviceSubgroupSizeControlFeaturesEXT){
         .sType = f_size.sType,
@@ -239,6 +291,8 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
         on->extensions[on->extension_count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     if (caps->coopmat_khr)
         on->extensions[on->extension_count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+    if (caps->bfloat16)
+        on->extensions[on->extension_count++] = VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME;
     if (has(e, "VK_KHR_portability_subset")) // must be switched on where it is offered
         on->extensions[on->extension_count++] = "VK_KHR_portability_subset";
     return true;

@@ -72,6 +72,32 @@ typedef struct VkPhysicalDeviceCooperativeMatrixFeaturesKHR {
     void *pNext;
     VkBool32 cooperativeMatrix, cooperativeMatrixRobustBufferAccess;
 } VkPhysicalDeviceCooperativeMatrixFeaturesKHR;
+#define VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR ((VkStructureType)1000506001)
+typedef uint32_t VkComponentTypeKHR;
+#define VK_COMPONENT_TYPE_FLOAT16_KHR 0u
+#define VK_COMPONENT_TYPE_FLOAT32_KHR 1u
+typedef uint32_t VkScopeKHR;
+#define VK_SCOPE_SUBGROUP_KHR 3u
+typedef struct VkCooperativeMatrixPropertiesKHR {
+    VkStructureType sType;
+    void *pNext;
+    uint32_t MSize, NSize, KSize;
+    VkComponentTypeKHR AType, BType, CType, ResultType;
+    VkBool32 saturatingAccumulation;
+    VkScopeKHR scope;
+} VkCooperativeMatrixPropertiesKHR;
+typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(VkPhysicalDevice, uint32_t *,
+                                                                                   VkCooperativeMatrixPropertiesKHR *);
+#endif
+#ifndef VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME
+#define VK_KHR_SHADER_BFLOAT16_EXTENSION_NAME "VK_KHR_shader_bfloat16"
+#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_BFLOAT16_FEATURES_KHR ((VkStructureType)1000141000)
+#define VK_COMPONENT_TYPE_BFLOAT16_KHR 1000141000u
+typedef struct VkPhysicalDeviceShaderBfloat16FeaturesKHR {
+    VkStructureType sType;
+    void *pNext;
+    VkBool32 shaderBFloat16Type, shaderBFloat16DotProduct, shaderBFloat16CooperativeMatrix;
+} VkPhysicalDeviceShaderBfloat16FeaturesKHR;
 #endif
 
 enum { GPU_MAX_EXTENSIONS = 8 };
@@ -82,6 +108,7 @@ struct gpu_features {
     VkPhysicalDeviceVulkan12Features v12;
     VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroup;
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR coopmat;
+    VkPhysicalDeviceShaderBfloat16FeaturesKHR bfloat16;
     const char *extensions[GPU_MAX_EXTENSIONS];
     uint32_t extension_count;
     uint32_t queue_family, timestamp_bits;

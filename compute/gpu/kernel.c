@@ -32,7 +32,7 @@ const char *gpu_kernel_name(enum gpu_kernel kernel)
 
 // What the SPIR-V says of itself. Some drivers crash on a capability they lack instead of failing, so it is read here.
 struct needs {
-    bool int16, int64, float16, storage16, coopmat, float64;
+    bool int16, int64, float16, storage16, coopmat, bfloat16, float64, absent;
     uint32_t local_x; // 0: set by a specialisation constant
 };
 
@@ -40,9 +40,9 @@ static struct needs read_needs(enum gpu_kernel kernel)
 {
     enum { OP_EXECUTION_MODE = 16, OP_CAPABILITY = 17, OP_FUNCTION = 54, OP_DECORATE = 71 };
     enum { MODE_LOCAL_SIZE = 17, DECORATION_BUILTIN = 11, BUILTIN_WORKGROUP_SIZE = 25 };
-    struct needs n = {.local_x = 1};
-    bool constant_size = false;
     const uint32_t *w = kernels[kernel].words, count = *kernels[kernel].bytes / 4;
+    struct needs n = {.local_x = 1, .absent = count == 0};
+    bool constant_size = false;
     for (uint32_t i = 5; i < count && w[i] >> 16;) {
         uint32_t op = w[i] & 0xffff, length = w[i] >> 16;
         if (op == OP_FUNCTION)
@@ -54,6 +54,7 @@ static struct needs read_needs(enum gpu_kernel kernel)
             n.int16 |= w[i + 1] == 22;
             n.storage16 |= w[i + 1] == 4433 || w[i + 1] == 4434;
             n.coopmat |= w[i + 1] == 6022;
+            n.bfloat16 |= w[i + 1] == 5116;
         }
         if (op == OP_EXECUTION_MODE && length >= 6 && w[i + 2] == MODE_LOCAL_SIZE)
             n.local_x = w[i + 3];
@@ -68,13 +69,23 @@ static struct needs read_needs(enum gpu_kernel kernel)
 
 static const char *unmet(const struct gpu_caps *c, const struct needs *n)
 {
-    return n->float64                    ? "64-bit floats"
-           : n->int64 && !c->int64       ? "64-bit integers"
-           : n->int16 && !c->int16       ? "16-bit integers"
-           : n->float16 && !c->float16   ? "16-bit floats"
-           : n->storage16 && !c->storage16 ? "16-bit storage"
-           : n->coopmat && !c->coopmat_khr ? "cooperative matrices"
-                                           : NULL;
+    if (n->absent)
+        return "a newer shader compiler than it was built with";
+    if (n->float64)
+        return "64-bit floats";
+    if (n->int64 && !c->int64)
+        return "64-bit integers";
+    if (n->int16 && !c->int16)
+        return "16-bit integers";
+    if (n->float16 && !c->float16)
+        return "16-bit floats";
+    if (n->storage16 && !c->storage16)
+        return "16-bit storage";
+    if (n->bfloat16 && (!c->bfloat16 || !c->matrix_bf16[0]))
+        return "matrix units for bf16 with f32 sums";
+    if (n->coopmat && !n->bfloat16 && !c->matrix_f16[0])
+        return "matrix units for fp16 with f32 sums";
+    return NULL;
 }
 
 bool gpu_kernel_runs(const struct gpu_device *dev, enum gpu_kernel kernel)

@@ -23,11 +23,13 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
     return tensor_column_part(qkv, first_head * h->head_dim, heads * h->head_dim);
 }
 
-// The kernels of the "simd" family (for CPU drivers, right on any device) as a call runs them.
-enum { CONSTANTS = 8 }; // head_dim, items a lane, paged, types of qkv, k and v, o, gradient of o, gradient of qkv
+// The kernels of a family as a call runs them: "simd" is for CPU drivers, "tile" for GPUs; both are right on any device. Each
+// has its own order of sums, so a device has one of them for everything.
+enum { CONSTANTS = 8 }; // head_dim, items a lane (tile: aligned), paged, types of qkv, k and v, o, gradients of o, of qkv
 struct choice {
     enum gpu_kernel forward, by_query, by_key;
-    uint32_t constants[CONSTANTS], items;
+    uint32_t constants[CONSTANTS];
+    uint32_t pairs, grad_pairs, grad_keys; // of a workgroup: (row, head) pairs forward, backward; key rows backward
 };
 
 // What a call reads and writes. k, v: as the keys lie; go, gqkv: backward only, else address 0.
@@ -48,17 +50,49 @@ static bool fits_wide(struct tensor x, uint32_t head_dim)
     return !x.span.address || (x.span.address % 8 == 0 && x.stride % values == 0 && head_dim % values == 0);
 }
 
-// VIREO_ATTENTION, for tests and measurements: "simd-1", "simd-2", "simd-4": so many items a lane; "any": no 64-bit loads.
-// The bits are the same. (A family for GPUs would be chosen here too, by the device's type, as in gemm.c.)
+// All rows of every head begin at, and are made of, whole quads.
+static bool fits_quads(struct tensor x, uint32_t head_dim)
+{
+    return !x.span.address ||
+           (x.span.address % (4 * dtype_bytes(x.dtype)) == 0 && x.stride % 4 == 0 && head_dim % 4 == 0);
+}
+
+static bool wants_tiles(const struct gpu_caps *caps)
+{
+    const char *forced = getenv("VIREO_ATTENTION");
+    return forced && forced[0] ? strcmp(forced, "tile") == 0 : caps->type != GPU_CPU;
+}
+
+static struct choice choose_tile(const struct attention_step *s, const struct operands *x)
+{
+    const uint32_t D = s->heads.head_dim;
+    const bool aligned = fits_quads(x->qkv, D) && fits_quads(x->k, D) && fits_quads(x->v, D) && fits_quads(x->out, D) &&
+                         fits_quads(x->go, D) && fits_quads(x->gqkv, D);
+    return (struct choice){
+        .forward = KERNEL_ATTENTION_TILE_FWD,
+        .by_query = KERNEL_ATTENTION_TILE_BWD_QUERY,
+        .by_key = KERNEL_ATTENTION_TILE_BWD_KEY,
+        .constants = {D, aligned, x->kv && x->kv->pages.span.address, is_bf16(x->qkv), is_bf16(x->k), is_bf16(x->out),
+                      is_bf16(x->go), is_bf16(x->gqkv)},
+        .pairs = ATTENTION_TILE_PAIRS,
+        .grad_pairs = ATTENTION_TILE_BACK,
+        .grad_keys = ATTENTION_TILE_BACK,
+    };
+}
+
+// VIREO_ATTENTION, for tests and measurements: "tile" that family; "simd-1", "simd-2", "simd-4" the other one with so many
+// items a lane, "any" without 64-bit loads, all of the same bits. By default GPUs take tiles.
 //
 // Items a lane share the loads of keys where neighbouring rows mostly see the same ones: 1, 2 and 4 give 17, 22 and 27 GFLOP
 // per CPU second for 576 keys a row. Rows that decode each have keys of their own (two are 0.7 times as fast), and short
-// windows leave nothing to share. GPUs keep to one: even that spills registers there (docs/gpu-report.md).
+// windows leave nothing to share. (On GPUs even one spills registers, docs/gpu-report.md.)
 static struct choice choose(struct gpu_device *dev, const struct attention_step *s, const struct operands *x)
 {
     const char *forced = getenv("VIREO_ATTENTION");
     const struct gpu_caps *caps = gpu_device_caps(dev);
-    const uint32_t D = s->heads.head_dim;
+    if (wants_tiles(caps))
+        return choose_tile(s, x);
+    const uint32_t D = s->heads.head_dim, lanes = caps->subgroup_size;
     const double keys = s->spans.pairs / tensor_rows(s->qkv);
     uint32_t items = x->kv || caps->type != GPU_CPU || keys < 16 ? 1 : keys < 48 ? 2 : 4;
     if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '1' && forced[5] <= '4')
@@ -72,7 +106,9 @@ static struct choice choose(struct gpu_device *dev, const struct attention_step 
         .by_key = wide ? KERNEL_ATTENTION_BWD_KEY_WIDE : KERNEL_ATTENTION_BWD_KEY,
         .constants = {D, items, x->kv && x->kv->pages.span.address, is_bf16(x->qkv), is_bf16(x->k), is_bf16(x->out),
                       is_bf16(x->go), is_bf16(x->gqkv)},
-        .items = items,
+        .pairs = items * lanes,
+        .grad_pairs = items * lanes,
+        .grad_keys = items * lanes,
     };
 }
 
@@ -84,10 +120,9 @@ static uint32_t log2_of(uint32_t power)
     return shift;
 }
 
-// Groups of one subgroup for so many (row, head) pairs or key rows, once a kv head.
-static uint64_t groups_of(struct tape *t, uint64_t count, uint32_t items, const struct nn_heads *h)
+// Groups for so many (row, head) pairs or key rows, `tile` a group, once a kv head.
+static uint64_t groups_of(uint64_t count, uint32_t tile, const struct nn_heads *h)
 {
-    uint64_t tile = (uint64_t)gpu_device_caps(tape_device(t))->subgroup_size * items;
     return (count + tile - 1) / tile * h->kv_heads;
 }
 
@@ -135,7 +170,7 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
                      .constant_count = CONSTANTS,
                      .uses = uses,
                      .use_count = VIREO_COUNT(uses),
-                     .groups = groups_of(t, (uint64_t)rows * group, choice.items, h),
+                     .groups = groups_of((uint64_t)rows * group, choice.pairs, h),
                      .flops = 4 * s->spans.pairs * width,
                      .bytes = 8.0 * rows * width + s->spans.pairs * width, // a block of keys serves about 8 rows
                      .label = "attention",
@@ -195,7 +230,7 @@ static void backward(struct tape *t, const void *data)
         .constant_count = CONSTANTS,
         .uses = uses,
         .use_count = VIREO_COUNT(uses),
-        .groups = groups_of(t, (uint64_t)rows * group, choice.items, h),
+        .groups = groups_of((uint64_t)rows * group, choice.grad_pairs, h),
         .flops = 6 * s->spans.pairs * width,
         .bytes = 16.0 * rows * width + s->spans.pairs * width,
         .label = "attention.backward_query",
@@ -207,7 +242,7 @@ static void backward(struct tape *t, const void *data)
     uses[4].access = GPU_READ;
     uses[5].access = GPU_READ_WRITE; // its columns stand beside those of the first
     d.use_count = VIREO_COUNT(uses) - 1;
-    d.groups = groups_of(t, rows, choice.items, h);
+    d.groups = groups_of(rows, choice.grad_keys, h);
     d.flops = 8 * s->spans.pairs * width;
     d.label = "attention.backward_key";
     gpu_dispatch(tape_device(t), choice.by_key, &d);

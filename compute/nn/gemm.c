@@ -2,7 +2,7 @@
 
 #include "compute/base/check.h"
 #include "compute/nn/dispatch.h"
-#include "compute/nn/gemm_tile.h"
+#include "compute/nn/gemm_choose.h"
 #include "shaders/args/gemm.h"
 
 #include <stdlib.h>
@@ -45,20 +45,15 @@ static const struct family families[3][2][2] = {
                {ANY(TN_BF16_F32), ANY(TN_BF16_BF16)}},
 };
 
-// The same products for GPUs, each with every tile of gemm_tile.h: the bits of the others again.
-#define TILES(kind)                                                                                                   \
-    {                                                                                                                 \
-        {KERNEL_GEMM_TILE_##kind##_F32_F32, KERNEL_GEMM_TILE_##kind##_F32_BF16},                                      \
-        {KERNEL_GEMM_TILE_##kind##_BF16_F32, KERNEL_GEMM_TILE_##kind##_BF16_BF16},                                    \
-    }
-static const enum gpu_kernel tile_kernels[3][2][2] = {[NN_NT] = TILES(NT), [NN_NN] = TILES(NN), [NN_TN] = TILES(TN)};
-
-// Workgroups that keep a GPU busy; there is no way to ask how many units it has.
-enum { BUSY_GROUPS = 64 };
-
 static bool is_float(struct tensor x)
 {
     return x.dtype == DTYPE_F32 || x.dtype == DTYPE_BF16;
+}
+
+// fp16 operands come in pairs.
+static bool are_operands(struct tensor a, struct tensor b)
+{
+    return (is_float(a) && is_float(b)) || (a.dtype == DTYPE_F16 && b.dtype == DTYPE_F16);
 }
 
 // Kernels count elements in 32 bits from the operand's start.
@@ -67,24 +62,17 @@ static bool is_addressable(struct tensor x)
     return (uint64_t)tensor_rows(x) * x.stride + tensor_columns(x) <= UINT32_MAX;
 }
 
-// bf16 operands are read in words: the word's address, and 1 where the operand starts in its upper half.
+// 16-bit operands are read in words: the word's address, and 1 where the operand starts in its upper half.
 static uint64_t word_address(struct tensor x, uint32_t *first)
 {
-    *first = x.dtype == DTYPE_BF16 ? (x.span.address >> 1) & 1 : 0;
+    *first = dtype_bytes(x.dtype) == 2 ? (x.span.address >> 1) & 1 : 0;
     return x.span.address & ~(uint64_t)3;
-}
-
-// Loads of so many values fit: start, stride and, where loads may touch the last column, the width are multiples of them.
-static bool fits(struct tensor x, uint32_t values, bool along_k)
-{
-    return x.span.address % (values * dtype_bytes(x.dtype)) == 0 && x.stride % values == 0 &&
-           (along_k || tensor_columns(x) % values == 0);
 }
 
 // 64-bit loads fit.
 static bool is_wide(struct tensor x, bool along_k)
 {
-    return fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
+    return gemm_load_fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
 static uint32_t padded(uint32_t n, const struct variant *v, uint32_t lanes)
@@ -92,52 +80,16 @@ static uint32_t padded(uint32_t n, const struct variant *v, uint32_t lanes)
     return (uint32_t)vireo_round_up(n, (uint64_t)v->columns * lanes);
 }
 
-// A kernel ready to be dispatched: its constants, the part of C a workgroup computes.
-struct choice {
-    enum gpu_kernel kernel;
-    uint32_t constants[GEMM_TILE_CONSTANTS], constant_count, rows, columns;
-    uint32_t flags;
-};
-
-// VIREO_GEMM, for tests and measurements: "any" the general kernels of the "simd" family only, "simd" that family, "tile"
-// the other one, "tile-0" ... its tile of this number. By default GPUs take tiles.
-static bool wants_tiles(struct gpu_device *dev, const char *forced)
-{
-    return forced && forced[0] ? strncmp(forced, "tile", 4) == 0 : gpu_device_caps(dev)->type != GPU_CPU;
-}
-
-// The largest tile that makes enough workgroups and is not mostly empty, else the smallest.
-static const struct gemm_tile *choose_tile(const char *forced, uint32_t m, uint32_t n)
-{
-    if (forced && strncmp(forced, "tile-", 5) == 0 && forced[5] >= '0' && forced[5] < '0' + GEMM_TILES)
-        return &gemm_tiles[forced[5] - '0'];
-    for (int i = 0; i < GEMM_TILES; i++) {
-        const struct gemm_tile *t = &gemm_tiles[i];
-        uint64_t down = ((uint64_t)m + t->rows - 1) / t->rows, across = ((uint64_t)n + t->columns - 1) / t->columns;
-        if (down * across >= BUSY_GROUPS && m > t->rows / 2)
-            return t;
-    }
-    return &gemm_tiles[GEMM_TILES - 1];
-}
-
 // Layout and sizes choose among kernels of equal bits; that is all they may do.
-static struct choice choose(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b,
-                            struct tensor c)
+static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b,
+                                 struct tensor c)
 {
-    const uint32_t m = tensor_rows(c), n = tensor_columns(c), lanes = gpu_device_caps(dev)->subgroup_size;
-    const bool c_bf16 = c.dtype == DTYPE_BF16;
-    const char *forced = getenv("VIREO_GEMM");
-    struct choice out = {.constants = {c_bf16}, .constant_count = 1};
-    if (wants_tiles(dev, forced)) {
-        const struct gemm_tile *t = choose_tile(forced, m, n);
-        out.kernel = tile_kernels[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
-        out.rows = t->rows;
-        out.columns = t->columns;
-        out.constant_count = GEMM_TILE_CONSTANTS;
-        gemm_tile_constants(t, c_bf16, fits(a, 4, kind != NN_TN) && fits(b, 4, kind == NN_NT), out.constants);
-        out.flags = !c_bf16 && fits(c, 4, false) ? GEMM_C_QUADS : 0;
+    struct gemm_choice out;
+    if (gemm_choose_gpu(dev, kind, a, b, c, &out))
         return out;
-    }
+    const uint32_t m = tensor_rows(c), n = tensor_columns(c), lanes = gpu_device_caps(dev)->subgroup_size;
+    const char *forced = getenv("VIREO_GEMM"); // "any": the general kernels only, for tests
+    out = (struct gemm_choice){.constants = {c.dtype == DTYPE_BF16}, .constant_count = 1};
     const struct family *f = &families[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
     const struct variant *v = &f->any;
     if (!(forced && strcmp(forced, "any") == 0) && f->wide.rows != 0 && is_wide(a, kind != NN_TN) &&
@@ -156,7 +108,7 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
 {
     const uint32_t m = tensor_rows(c), n = tensor_columns(c);
     const uint32_t k = kind == NN_TN ? tensor_rows(a) : tensor_columns(a);
-    vireo_assert(is_float(a) && is_float(b) && is_float(c) && (beta == 0 || beta == 1));
+    vireo_assert(are_operands(a, b) && is_float(c) && (beta == 0 || beta == 1));
     vireo_assert((kind == NN_TN ? tensor_columns(a) : tensor_rows(a)) == m);
     vireo_assert((kind == NN_NT ? tensor_rows(b) : tensor_columns(b)) == n);
     vireo_assert((kind == NN_NT ? tensor_columns(b) : tensor_rows(b)) == k);
@@ -184,7 +136,7 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
     args.flags = (beta ? GEMM_BETA : 0) | (bias.dtype == DTYPE_BF16 ? GEMM_BIAS_BF16 : 0) |
                  (residual.dtype == DTYPE_BF16 ? GEMM_RESIDUAL_BF16 : 0);
 
-    const struct choice v = choose(dev, kind, a, b, c);
+    const struct gemm_choice v = choose(dev, kind, a, b, c);
     const uint64_t down = ((uint64_t)m + v.rows - 1) / v.rows, across = ((uint64_t)n + v.columns - 1) / v.columns;
     args.flags |= v.flags;
     const struct gpu_use uses[] = {

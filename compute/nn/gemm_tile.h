@@ -1,11 +1,14 @@
-// The tiles of shaders/gemm_tile.comp. gemm.c chooses among them; tests/nullgpu compiles each for GPUs that are not here.
+// The tiles of the GPUs' products: shaders/gemm_tile.comp and shaders/gemm_coopmat.comp. gemm_choose.c chooses among them;
+// tests/nullgpu compiles each for GPUs that are not here.
 #ifndef VIREO_NN_GEMM_TILE_H
 #define VIREO_NN_GEMM_TILE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-// Invocations a workgroup, rows and columns of C it computes, rows and columns of a lane. invocations is a multiple of
-// 128 (the largest subgroup), (rows / lane_rows) * (columns / lane_columns) of them, and divides rows * 4, columns * 4.
+// "tile": invocations a workgroup, rows and columns of C it computes, rows and columns of a lane. invocations is a multiple
+// of 128 (the largest subgroup), (rows / lane_rows) * (columns / lane_columns) of them, and divides rows * 4, columns * 4.
+// All give the same bits.
 struct gemm_tile {
     uint32_t invocations, rows, columns, lane_rows, lane_columns;
 };
@@ -21,15 +24,46 @@ enum { GEMM_TILES = sizeof gemm_tiles / sizeof gemm_tiles[0] };
 
 // Specialisation constants 1 to 7 of the kernel.
 enum { GEMM_TILE_CONSTANTS = 7 };
-static inline void gemm_tile_constants(const struct gemm_tile *t, int c_bf16, int aligned, uint32_t out[GEMM_TILE_CONSTANTS])
+static inline void gemm_tile_constants(const struct gemm_tile *t, bool c_bf16, bool aligned, uint32_t out[GEMM_TILE_CONSTANTS])
 {
-    out[0] = c_bf16 != 0;
+    out[0] = c_bf16;
     out[1] = t->invocations;
     out[2] = t->rows;
     out[3] = t->columns;
     out[4] = t->lane_rows;
     out[5] = t->lane_columns;
-    out[6] = aligned != 0;
+    out[6] = aligned;
+}
+
+// "coopmat": rows and columns of a workgroup's part of C and of a subgroup's, multiples of 16; a workgroup has a subgroup
+// for each. All give the same bits, other ones than "tile".
+struct gemm_coopmat {
+    uint32_t rows, columns, subgroup_rows, subgroup_columns;
+};
+static const struct gemm_coopmat gemm_coopmats[] = {
+    {128, 128, 64, 64},
+    {64, 64, 32, 32},
+    {32, 128, 32, 32},
+};
+enum { GEMM_COOPMATS = sizeof gemm_coopmats / sizeof gemm_coopmats[0] };
+
+// k of a tile: with fewer, both operands are read value by value.
+enum { GEMM_COOPMAT_STEP = 32 };
+
+// Specialisation constants 1 to 10 of the kernel. `load`: values of a load, 8, 4 or 1; `matrix`: M, N, K of the device's.
+enum { GEMM_COOPMAT_CONSTANTS = 10 };
+static inline void gemm_coopmat_constants(const struct gemm_coopmat *t, bool c_bf16, uint32_t load, uint32_t subgroup,
+                                          const uint8_t matrix[3], uint32_t out[GEMM_COOPMAT_CONSTANTS])
+{
+    out[0] = c_bf16;
+    out[1] = t->rows / t->subgroup_rows * (t->columns / t->subgroup_columns) * subgroup;
+    out[2] = t->rows;
+    out[3] = t->columns;
+    out[4] = t->subgroup_rows;
+    out[5] = t->subgroup_columns;
+    out[6] = load;
+    for (int i = 0; i < 3; i++)
+        out[7 + i] = matrix[i];
 }
 
 #endif

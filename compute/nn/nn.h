@@ -30,7 +30,7 @@ enum nn_product {
     NN_NN, // C [M, N] = A [M, K] B [K, N]
     NN_TN, // C [M, N] = A [K, M]^T B [K, N]
 };
-// Each operand f32 or bf16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
+// Each operand f32 or bf16, or both fp16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
              struct tensor bias, struct tensor residual);
 // out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks. x f32 or bf16, out f32.
@@ -110,7 +110,8 @@ struct nn_spans {
 
 // o [N, A D] = softmax(scale q k^T) v per head; query head a uses kv head a / (A/K).
 // With `kv` the key rows are slots of kv->k, kv->v, in runs or in pages (no gradient then); else rows of qkv itself.
-// Never stores scores. Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
+// Never stores scores. CPU drivers and GPUs have kernels of their own, whose bits differ: one of them for all of a device.
+// Saves the log-sum-exp [N, A] for the backward pass (two deterministic passes: dq; dk and dv).
 struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
                            const struct nn_kv *kv);
 

@@ -4,6 +4,12 @@
 
 #define ATTENTION_BLOCK 8 // keys of one step of the online softmax, counted from a query's key 0
 
+// The "tile" family: keys of a step of its softmax (blocks of the above); (row, head) pairs of a workgroup forward; pairs and
+// key rows of one backward.
+#define ATTENTION_TILE_KEYS 16
+#define ATTENTION_TILE_PAIRS 32
+#define ATTENTION_TILE_BACK 16
+
 struct attention_args {
     ADDRESS q;       // [rows, q_stride]: the q columns
     ADDRESS k, v;    // [key rows, kv_stride]: the k and the v columns

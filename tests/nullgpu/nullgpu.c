@@ -211,6 +211,8 @@ static VkResult compile(struct null_gpu *g, const struct variant *v, uint32_t su
     uint32_t values[GPU_MAX_CONSTANTS + 1] = {subgroup};
     VkSpecializationMapEntry entries[GPU_MAX_CONSTANTS + 1];
     memcpy(values + 1, v->constants, v->count * sizeof values[0]);
+    if (variant_has_name(v, "gemm_coopmat"))
+        values[2] = variant_invocations(v, subgroup);
     for (uint32_t i = 0; i <= v->count; i++)
         entries[i] = (VkSpecializationMapEntry){.constantID = i, .offset = i * 4, .size = 4};
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {

@@ -11,11 +11,13 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 REPORT, PREDICTED = os.path.join(ROOT, "docs/gpu-report.md"), os.path.join(ROOT, "tests/nullgpu/predicted.json")
 FAMILIES = ["navi21", "navi31", "gfx1151"]
 KERNELS = ["gemm_tile_nt_f32_f32", "gemm_tile_nt_f32_bf16", "gemm_tile_nn_f32_f32", "gemm_tile_tn_f32_f32",
-           "attention_fwd", "attention_bwd_query", "attention_bwd_key"]
-CHECKED = "gemm_tile" # the predictions kept; attention's trip counts are not known, and it takes half a minute to compile
+           "gemm_coopmat_nt_f16", "gemm_coopmat_nn_f16", "gemm_coopmat_tn_f16",
+           "attention_tile_fwd", "attention_tile_bwd_query", "attention_tile_bwd_key"]
+CHECKED = ("gemm_tile", "gemm_coopmat", "attention_tile") # the predictions kept
 DROP = 0.03
 
 # Model: clocks of one wave32 for a turn of the hot loop. The chips' numbers are recalled from public descriptions.
+MATRIX_PEAK, MATRIX = {"navi31": 128, "gfx1151": 128}, re.compile(r"v_wmma_f32_16x16x16_f16$") # 4096 of them in 32 clocks
 MAC_PEAK = {"navi21": 32, "navi31": 64, "gfx1151": 64}   # f32 multiply-adds a clock and SIMD
 ROWS = {"navi21": 1024, "navi31": 1536, "gfx1151": 1536} # vector registers of a SIMD, wave32
 STEP = {"navi21": 8 * 2, "navi31": 24, "gfx1151": 24}    # they are handed out in steps of
@@ -62,7 +64,8 @@ def is_load(opcode):
 
 
 def valu_clocks(opcodes):
-    return 0 if not opcodes[0].startswith("v_") else 4 if SLOW.match(opcodes[0]) else 1
+    o = opcodes[0]
+    return 0 if not o.startswith("v_") else 32 if MATRIX.match(o) else 4 if SLOW.match(o) else 1
 
 
 def hot_loop(blocks):
@@ -75,7 +78,7 @@ def hot_loop(blocks):
                 loops[place[target]] = max(i, loops.get(place[target], 0))
     outer = [(a, b) for a, b in loops.items() if not any(x <= a and b <= y and (x, y) != (a, b) for x, y in loops.items())]
     bodies = [[x for block in blocks[a:b + 1] for x in block[1]] for a, b in outer]
-    return max(bodies, key=lambda body: sum(bool(MULTIPLY_ADD.match(o)) for x in body for o in x[0]), default=[])
+    return max(bodies, key=lambda body: sum(bool(MULTIPLY_ADD.match(o) or MATRIX.match(o)) for x in body for o in x[0]), default=[])
 
 
 def exposed_latency(loop):
@@ -105,9 +108,10 @@ def waves_of(row):
 def predict(row):
     loop = hot_loop(blocks_of(row["assembly"]))
     real = [x[0] for x in loop if not re.match(r"s_(wait|delay|nop|clause)", x[0][0])]
-    arithmetic = [x for x in real if any(MULTIPLY_ADD.match(o) for o in x)]
+    arithmetic = [x for x in real if any(MULTIPLY_ADD.match(o) or MATRIX.match(o) for o in x)]
     multiply_adds = 32 * sum(bool(MULTIPLY_ADD.match(o)) for x in real for o in x)
-    ideal = multiply_adds / MAC_PEAK[row["family"]]
+    matrices = sum(bool(MATRIX.match(x[0])) for x in real)
+    ideal = 4096 * matrices / MATRIX_PEAK[row["family"]] if matrices else multiply_adds / MAC_PEAK[row["family"]]
     units = {"valu": sum(valu_clocks(x) for x in real),
              "lds": sum(32 * memory_bytes(x[0]) for x in real if x[0].startswith("ds_") and "perm" not in x[0]) / LDS_RATE,
              "memory": sum(32 * memory_bytes(x[0]) for x in real if re.match("(global|buffer|flat|scratch)_", x[0])) / MEMORY_RATE}
@@ -134,7 +138,9 @@ def measure(build, kernels):
 
 def name_of(row):
     v = row["variant"].split(" ")[1].split(",") if " " in row["variant"] else []
-    return row["kernel"] + (" %sx%s" % (v[2], v[3]) if row["kernel"].startswith("gemm_tile") else " D=%s" % v[0])
+    if row["kernel"].startswith(("gemm_tile", "gemm_coopmat")):
+        return "%s %sx%s" % (row["kernel"], v[2], v[3])
+    return "%s D=%s%s" % (row["kernel"], v[0], " bf16" if v[3] == "1" else "")
 
 
 def write_report(rows):
@@ -150,8 +156,8 @@ public descriptions, and real speed may be half of f. Take differences below 0.0
 `tests/nullgpu` compiles every kernel for 20 families and fails on a spill; `tools/gpu-report --check` fails when an f falls
 by more than 0.03. share: multiply-add instructions of all in the hot loop; W: waves a SIMD; limit: the busiest unit.
 
-The attention kernels are the family for CPU drivers, which keeps a row of the head in the registers of one lane: GPUs
-spill it, and their rows say how much. Their inner loops are counted once, so that their f is no more than a marker.
+gemm_coopmat is counted against the peak of the matrix units with f32 sums, everything else against that of fp32. A turn of an
+attention kernel's loop is a block of keys (pairs); loops that load it are counted once, so that f is no more than a marker.
 """)
         for family in FAMILIES:
             out.write("\n## %s, wave32 (predicted, not run)\n\n" % family)

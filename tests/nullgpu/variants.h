@@ -4,6 +4,7 @@
 
 #include "compute/nn/gemm_tile.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 struct variant {
@@ -21,20 +22,39 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
 {
     static const uint32_t head_dims[] = {32, 64, 80, 128}; // the presets', Qwen2.5-VL's vision tower and its text model
     if (variant_has_name(v, "gemm_tile")) {
-        // Every tile, aligned or not; then the largest with a bf16 C.
+        // Every tile; then the largest for any layout, then with a bf16 C.
         v->count = GEMM_TILE_CONSTANTS;
-        if (i > 2 * GEMM_TILES)
+        if (i > GEMM_TILES + 1)
             return false;
-        gemm_tile_constants(&gemm_tiles[i % GEMM_TILES], i == 2 * GEMM_TILES, i / GEMM_TILES != 1, v->constants);
+        gemm_tile_constants(&gemm_tiles[i < GEMM_TILES ? i : 0], i == GEMM_TILES + 1, i != GEMM_TILES, v->constants);
+    } else if (variant_has_name(v, "gemm_coopmat")) {
+        // Every tile, then the largest with narrow loads, then with a bf16 C. compile() sets the real subgroup size.
+        static const uint8_t matrix[3] = {16, 16, 16};
+        const bool narrow = i >= GEMM_COOPMATS;
+        v->count = GEMM_COOPMAT_CONSTANTS;
+        if (i > GEMM_COOPMATS + 2)
+            return false;
+        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], i == GEMM_COOPMATS + 2,
+                               i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
     } else if (variant_has_name(v, "gemm")) {
         v->count = 1;
         v->constants[0] = i; // type of C
         return i < 2;
+    } else if (variant_has_name(v, "attention_tile")) {
+        // Head sizes, aligned, in f32 and in bf16; keys in pages; no alignment, head sizes that take no whole quads.
+        v->count = 8;
+        v->constants[0] = i < 8 ? head_dims[i % 4] : i == 8 ? 128 : 39;
+        v->constants[1] = i < 9;
+        v->constants[2] = i == 8;
+        for (int type = 3; type < 8; type++)
+            v->constants[type] = i >= 4 && i < 9;
+        return i < 10;
     } else if (variant_has_name(v, "attention")) {
-        v->count = 2;
-        v->constants[0] = head_dims[i % 4];
-        v->constants[1] = 1; // items a lane: two are for CPU drivers
-        return i < 4;
+        // The family for CPU drivers: GPUs run it on request only, and spill.
+        v->count = 8;
+        v->constants[0] = 32;
+        v->constants[1] = 1;
+        return i < 1;
     } else if (v->kernel == KERNEL_CONVERT) {
         v->count = 2;
         v->constants[0] = i / 3; // from, to: f32, bf16, f16
@@ -66,15 +86,18 @@ static inline bool variant_at(uint32_t number, struct variant *out)
 
 static inline uint32_t variant_invocations(const struct variant *v, uint32_t subgroup)
 {
-    return variant_has_name(v, "gemm_tile") ? v->constants[1] : subgroup;
+    return variant_has_name(v, "gemm_tile")      ? v->constants[1]
+           : variant_has_name(v, "gemm_coopmat") ? v->constants[1] * subgroup
+           : variant_has_name(v, "attention_tile") ? 128
+                                                   : subgroup;
 }
 
-// Where a spill is a failure. Not: what takes no part of a step's time; and attention, whose only family so far is the one
-// for CPU drivers: it keeps a row of the head in each lane's registers, which GPUs spill (docs/gpu-report.md has the
-// counts). A family with shared tiles takes this exception away.
+// Where a spill is a failure. Not: what takes no part of a step's time; and the attention family for CPU drivers, which keeps
+// a row of the head in each lane's registers.
 static inline bool variant_is_hot(const struct variant *v)
 {
-    return !variant_has_name(v, "sample") && !variant_has_name(v, "attention") && v->kernel != KERNEL_FILL_F32;
+    const bool other_family = variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile");
+    return !variant_has_name(v, "sample") && !other_family && v->kernel != KERNEL_FILL_F32;
 }
 
 // A size of subgroup that is not the device's own choice is for the debug switch: one variant of each kernel will do.
@@ -84,6 +107,8 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
         return true;
     if (variant_has_name(v, "gemm_tile"))
         return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
+    if (variant_has_name(v, "gemm_coopmat"))
+        return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
     return !variant_has_name(v, "attention");
 }
 
@@ -92,9 +117,11 @@ static inline bool variant_is_reported(const struct variant *v)
 {
     if (variant_has_name(v, "gemm_tile"))
         return v->constants[0] == 0 && v->constants[6] == 1;
+    if (variant_has_name(v, "gemm_coopmat"))
+        return v->constants[0] == 0 && v->constants[6] == 8;
     if (variant_has_name(v, "gemm"))
         return v->constants[0] == 0;
-    return !variant_has_name(v, "attention") || v->constants[0] >= 80;
+    return variant_has_name(v, "attention_tile") && v->constants[0] >= 80 && v->constants[2] == 0;
 }
 
 #endif

@@ -1,0 +1,109 @@
+#include "compute/nn/gemm_choose.h"
+
+#include "compute/base/check.h"
+#include "shaders/args/gemm.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+// By type of A, then of B: f32, bf16; fp16 goes with fp16 only.
+#define TILES(kind)                                                                                                   \
+    {                                                                                                                 \
+        {KERNEL_GEMM_TILE_##kind##_F32_F32, KERNEL_GEMM_TILE_##kind##_F32_BF16},                                      \
+        {KERNEL_GEMM_TILE_##kind##_BF16_F32, KERNEL_GEMM_TILE_##kind##_BF16_BF16},                                    \
+    }
+static const enum gpu_kernel tile_kernels[3][2][2] = {[NN_NT] = TILES(NT), [NN_NN] = TILES(NN), [NN_TN] = TILES(TN)};
+static const enum gpu_kernel tile_f16[3] = {
+    [NN_NT] = KERNEL_GEMM_TILE_NT_F16_F16, [NN_NN] = KERNEL_GEMM_TILE_NN_F16_F16, [NN_TN] = KERNEL_GEMM_TILE_TN_F16_F16};
+static const enum gpu_kernel coopmat_kernels[3][2] = {
+    // fp16, bf16
+    [NN_NT] = {KERNEL_GEMM_COOPMAT_NT_F16, KERNEL_GEMM_COOPMAT_NT_BF16},
+    [NN_NN] = {KERNEL_GEMM_COOPMAT_NN_F16, KERNEL_GEMM_COOPMAT_NN_BF16},
+    [NN_TN] = {KERNEL_GEMM_COOPMAT_TN_F16, KERNEL_GEMM_COOPMAT_TN_BF16},
+};
+
+// Workgroups that keep a GPU busy; there is no way to ask how many units it has.
+enum { BUSY_GROUPS = 64 };
+
+// Largest first: enough workgroups of it and not mostly empty?
+static bool is_busy(uint32_t rows, uint32_t columns, uint32_t m, uint32_t n)
+{
+    const uint64_t down = ((uint64_t)m + rows - 1) / rows, across = ((uint64_t)n + columns - 1) / columns;
+    return down * across >= BUSY_GROUPS && m > rows / 2;
+}
+
+// The number behind "tile-" or "coopmat-", below `count`; -1: none.
+static int forced_number(const char *forced, const char *start, int count)
+{
+    const size_t n = strlen(start);
+    const bool given = forced && strncmp(forced, start, n) == 0 && forced[n] >= '0' && forced[n] < '0' + count;
+    return given ? forced[n] - '0' : -1;
+}
+
+static const struct gemm_tile *choose_tile(const char *forced, uint32_t m, uint32_t n)
+{
+    int i = forced_number(forced, "tile-", GEMM_TILES);
+    if (i < 0)
+        for (i = 0; i < GEMM_TILES - 1 && !is_busy(gemm_tiles[i].rows, gemm_tiles[i].columns, m, n); i++)
+            ;
+    return &gemm_tiles[i];
+}
+
+static const struct gemm_coopmat *choose_coopmat(const char *forced, uint32_t m, uint32_t n)
+{
+    int i = forced_number(forced, "coopmat-", GEMM_COOPMATS);
+    if (i < 0)
+        for (i = 0; i < GEMM_COOPMATS - 1 && !is_busy(gemm_coopmats[i].rows, gemm_coopmats[i].columns, m, n); i++)
+            ;
+    return &gemm_coopmats[i];
+}
+
+static void take_tile(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
+                      const char *forced, struct gemm_choice *out)
+{
+    const struct gemm_tile *t = choose_tile(forced, tensor_rows(c), tensor_columns(c));
+    const bool aligned = gemm_load_fits(a, 4, kind != NN_TN) && gemm_load_fits(b, 4, kind == NN_NT);
+    out->kernel = a.dtype == DTYPE_F16 ? tile_f16[kind] : tile_kernels[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    out->rows = t->rows;
+    out->columns = t->columns;
+    out->constant_count = GEMM_TILE_CONSTANTS;
+    gemm_tile_constants(t, c.dtype == DTYPE_BF16, aligned, out->constants);
+}
+
+static void take_coopmat(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
+                         const char *forced, struct gemm_choice *out)
+{
+    const struct gpu_caps *caps = gpu_device_caps(dev);
+    const struct gemm_coopmat *t = choose_coopmat(forced, tensor_rows(c), tensor_columns(c));
+    const bool bf16 = a.dtype == DTYPE_BF16;
+    uint32_t load = 8;
+    while (load > 1 && !(gemm_load_fits(a, load, kind != NN_TN) && gemm_load_fits(b, load, kind == NN_NT)))
+        load = load == 8 ? 4 : 1;
+    if ((kind == NN_TN ? tensor_rows(a) : tensor_columns(a)) < GEMM_COOPMAT_STEP)
+        load = 1;
+    out->kernel = coopmat_kernels[kind][bf16];
+    out->rows = t->rows;
+    out->columns = t->columns;
+    out->constant_count = GEMM_COOPMAT_CONSTANTS;
+    gemm_coopmat_constants(t, c.dtype == DTYPE_BF16, load, caps->subgroup_size, bf16 ? caps->matrix_bf16 : caps->matrix_f16,
+                           out->constants);
+}
+
+bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
+                     struct gemm_choice *out)
+{
+    const char *forced = getenv("VIREO_GEMM");
+    const bool free_choice = !forced || !forced[0];
+    const bool half = a.dtype == b.dtype && (a.dtype == DTYPE_F16 || a.dtype == DTYPE_BF16);
+    const bool f16 = a.dtype == DTYPE_F16, gpu = gpu_device_caps(dev)->type != GPU_CPU;
+    const bool coopmat = half && (free_choice ? gpu : strncmp(forced, "coopmat", 7) == 0) &&
+                         gpu_kernel_runs(dev, coopmat_kernels[kind][a.dtype == DTYPE_BF16]);
+    if (!coopmat && !f16 && !(free_choice ? gpu : strncmp(forced, "tile", 4) == 0 || (gpu && forced[0] == 'c')))
+        return false;
+    *out = (struct gemm_choice){.flags = c.dtype == DTYPE_F32 && gemm_load_fits(c, 4, false) ? GEMM_C_QUADS : 0};
+    if (coopmat)
+        take_coopmat(dev, kind, a, b, c, forced, out);
+    else
+        take_tile(dev, kind, a, b, c, forced, out);
+    return true;
+}
