@@ -38,12 +38,12 @@ static bool make_pools(struct engine *e, struct vireo_error *err)
     const struct model_text_config *c = &e->m->config.text;
     const uint32_t slots = e->page_total * PAGE_TOKENS, width = c->num_key_value_heads * c->head_dim;
     for (uint32_t l = 0; l < c->num_hidden_layers; l++) {
-        e->kv[l].k = tensor_matrix(e->kv_memory, e->m->dtype, slots, width, err);
-        e->kv[l].v = tensor_matrix(e->kv_memory, e->m->dtype, slots, width, err);
+        e->kv[l].k = tensor_matrix(e->kv_memory, e->m->activations, slots, width, err);
+        e->kv[l].v = tensor_matrix(e->kv_memory, e->m->activations, slots, width, err);
         if (!e->kv[l].k.span.address || !e->kv[l].v.span.address)
             return false;
     }
-    e->features = features_create(e->kv_memory, e->m->dtype, e->feature_rows, c->hidden_size, err);
+    e->features = features_create(e->kv_memory, e->m->activations, e->feature_rows, c->hidden_size, err);
     return e->features != NULL;
 }
 
@@ -60,7 +60,7 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     *e = (struct engine){
         .m = m, .p = *p, .kv = kv, .page_total = (uint32_t)page_count(p), .feature_rows = feature_rows(p)};
     arena_init(&e->step, 1 << 16);
-    uint64_t bytes = engine_kv_bytes(&m->config, m->dtype, p);
+    uint64_t bytes = engine_kv_bytes(&m->config, m->activations, p);
     struct gpu_arena_params memory = {.name = "kv", .bytes = bytes, .grows = true};
     e->pages = pages_create(e->page_total);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
@@ -190,7 +190,7 @@ static bool compute(struct engine *e, struct batch *b, struct drawn *d, struct v
 {
     struct tensor hidden;
     const struct tape_params params = {
-        .arena = e->activations, .upload = e->upload, .reuse = true, .activations = e->m->dtype};
+        .arena = e->activations, .upload = e->upload, .reuse = true, .activations = e->m->activations};
     b->t = tape_create(e->m->dev, &params, err);
     bool done = b->t && batch_run(e, b, &hidden, err);
     if (done && b->row_count > 0)

@@ -7,7 +7,7 @@
 //
 // Keys and values lie in pages of a pool, taken one by one as a sequence grows. When none is left the youngest sequence
 // gives its pages back and is computed again later. A prompt longer than a batch is computed in parts, between which
-// the others go on. Pages of finished prompts and the vision tower's output are kept as long as nothing else needs the
+// the others go on. Pages of finished prompts and answers and the vision tower's output are kept as long as nothing else needs the
 // room: a later prompt of the same scope with the same beginning, pictures included, starts behind it. None of this
 // changes a bit of the result.
 #ifndef VIREO_ENGINE_ENGINE_H

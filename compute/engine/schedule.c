@@ -8,6 +8,8 @@
 
 #include "compute/base/check.h"
 
+#include <string.h>
+
 static void release_own(struct engine *e, struct sequence *s)
 {
     while (s->own_count > 0)
@@ -17,17 +19,36 @@ static void release_own(struct engine *e, struct sequence *s)
 
 static void release_prompt(struct engine *e, struct job *j)
 {
-    for (uint32_t i = 0; j->resident && i < j->page_count; i++)
-        pages_release(e->pages, j->pages[i]);
+    // From the end: the beginning, which more prompts share, is then given away last.
+    for (uint32_t i = j->page_count; j->resident && i > 0; i--)
+        pages_release(e->pages, j->pages[i - 1]);
     j->resident = false;
     j->computed = j->take = j->kept = 0;
 }
 
+// Offers the pages of an answer to the prefix cache: the next turn of a conversation begins with it.
+static void keep_answer(struct engine *e, struct job *j, const struct sequence *s)
+{
+    const uint32_t whole = j->prompt.count / PAGE_TOKENS;
+    uint8_t key[HASH_BYTES] = {0};
+    if (whole > 0)
+        memcpy(key, j->keys[whole - 1], sizeof key);
+    for (uint32_t page = whole; (page + 1) * PAGE_TOKENS <= j->prompt.count + s->fed; page++) {
+        if (!prefix_key(&j->prompt, j->g.scope, j->digests, s->ids, page, key, key))
+            return; // no host memory: it is not kept, then
+        pages_keep(e->pages, s->own[page - whole], key);
+    }
+}
+
 void schedule_release_ended(struct engine *e, struct job *j)
 {
-    for (uint32_t i = 0; i < j->g.n; i++)
-        if (j->sequences[i].ended)
-            release_own(e, &j->sequences[i]);
+    for (uint32_t i = 0; i < j->g.n; i++) {
+        struct sequence *s = &j->sequences[i];
+        if (!s->ended || s->own_count == 0)
+            continue;
+        keep_answer(e, j, s);
+        release_own(e, s);
+    }
 }
 
 void schedule_release(struct engine *e, struct job *j)

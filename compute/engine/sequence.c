@@ -31,6 +31,7 @@ struct job *job_new(const struct generation *g, struct vireo_error *err)
     j->g.sampling.bias_ids = (uint32_t *)arena_copy_bytes(a, s->bias_ids, s->bias_count * sizeof *s->bias_ids);
     j->g.sampling.bias_values = (float *)arena_copy_bytes(a, s->bias_values, s->bias_count * sizeof *s->bias_values);
     j->sequences = arena_array(a, struct sequence, g->n);
+    j->g.scope = arena_copy_string(a, g->scope ? g->scope : "");
     j->page_count = (p->count + PAGE_TOKENS - 1) / PAGE_TOKENS;
     j->pages = arena_array(a, uint32_t, j->page_count);
     j->digests = arena_take_array(a, p->image_count + 1, sizeof *j->digests);

@@ -74,6 +74,7 @@ bool gpu_device_is_lost(const struct gpu_device *dev);
 // Counters since creation, for benchmarks and /metrics.
 struct gpu_counters {
     uint64_t dispatches, barriers; // barriers: those derived from declared uses
+    uint64_t replays; // submits whose command buffer had been recorded before
     uint64_t submits, pipelines, bytes_held, bytes_peak;
     double device_seconds; // summed time of the submits that are over, where the device has timestamps
     double flops;          // floating-point work the dispatches declared

@@ -200,10 +200,19 @@ struct gpu_timed {
     const char *label;
     double flops, bytes;
 };
+// The list a command buffer was recorded from.
+struct gpu_replay {
+    struct gpu_op *ops;
+    struct gpu_use *uses;
+    uint32_t count, room, use_count, use_room; // count 0: it is not to be replayed
+};
 struct gpu_slot {
     VkCommandPool pool;
     VkCommandBuffer commands;
     uint64_t ticket;          // 0: free
+    uint64_t last_ticket;     // the newest one it had
+    struct gpu_replay replay;
+    uint64_t barriers;        // in the command buffer
     double estimate;          // seconds, first guess
     bool fresh;               // holds the first dispatch of a pipeline: no measure of the rate
     VkQueryPool queries;      // 0, 1: begin and end; then one after each timed dispatch
@@ -215,7 +224,6 @@ struct gpu_timeline {
     VkSemaphore semaphore;
     uint64_t submitted, passed; // last ticket given out; last known to be over
     struct gpu_slot slots[GPU_SLOTS];
-    uint32_t next;
     double scale;               // measured seconds / first guess
     bool measured;              // false: the scale is a guess too
     double flop_rate, byte_rate, overhead; // first guess by device type
@@ -232,6 +240,15 @@ bool timeline_wait(struct gpu_device *dev, uint64_t ticket, struct vireo_error *
 double timeline_estimate(const struct gpu_device *dev, double flops, double bytes); // first guess, seconds
 // A submit with this first guess took `seconds`.
 void timeline_learn(struct gpu_device *dev, double estimate, double seconds);
+
+// ---- replay.c ----
+
+// A slot whose work has passed and whose command buffer does just what is recorded; NULL: there is none.
+struct gpu_slot *replay_find(struct gpu_device *dev);
+// Notes what the slot's command buffer will be recorded from; before record_emit.
+void replay_keep(struct gpu_device *dev, struct gpu_slot *slot);
+void replay_forget(struct gpu_device *dev); // a buffer is going away that command buffers may name
+void replay_finish(struct gpu_slot *slot);
 
 // ---- staging.c ----
 

@@ -67,6 +67,7 @@ static void free_block(struct gpu_device *dev, struct gpu_block *b)
 {
     if (!b)
         return;
+    replay_forget(dev);
     dev->vk->DestroyBuffer(dev->handle, b->buffer, NULL);
     dev->vk->FreeMemory(dev->handle, b->memory, NULL);
     free(b);

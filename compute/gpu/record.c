@@ -364,11 +364,13 @@ void record_emit(struct gpu_device *dev, struct gpu_slot *slot)
     bool labels = dev->instance.validation && dev->vk->CmdBeginDebugUtilsLabelEXT;
     bool alone = dev->params.full_barriers || dev->timers.on;
     VkPipeline bound = VK_NULL_HANDLE;
+    slot->barriers = 0;
     for (uint32_t i = 0; i < r->count; i++) {
         const struct gpu_op *op = &r->ops[order ? order[i] : i];
         if (!op->continues && !dev->params.skip_barriers && must_wait(r, op)) {
             barrier(dev, slot->commands);
             dev->counters.barriers++;
+            slot->barriers++;
         }
         if (labels)
             dev->vk->CmdBeginDebugUtilsLabelEXT(slot->commands,

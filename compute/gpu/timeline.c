@@ -231,6 +231,7 @@ void timeline_finish(struct gpu_device *dev)
         if (s->queries)
             dev->vk->DestroyQueryPool(dev->handle, s->queries, NULL);
         free(s->timed);
+        replay_finish(s);
     }
     if (t->semaphore)
         dev->vk->DestroySemaphore(dev->handle, t->semaphore, NULL);
@@ -254,16 +255,27 @@ static void end_barrier(struct gpu_device *dev, VkCommandBuffer commands)
     dev->record.unknown = false;
 }
 
+// The slot that has rested longest.
+static struct gpu_slot *oldest_slot(struct gpu_timeline *t)
+{
+    struct gpu_slot *oldest = &t->slots[0];
+    for (int i = 1; i < GPU_SLOTS; i++)
+        if (t->slots[i].last_ticket < oldest->last_ticket)
+            oldest = &t->slots[i];
+    return oldest;
+}
+
 static VkResult fill_slot(struct gpu_device *dev, struct gpu_slot *s)
 {
     struct vk_functions *vk = dev->vk;
+    s->replay.count = 0;
     VkResult r = vk->ResetCommandPool(dev->handle, s->pool, 0);
     if (r == VK_SUCCESS)
         r = vk->BeginCommandBuffer(
-            s->commands, &(VkCommandBufferBeginInfo){.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-                                                     .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT});
+            s->commands, &(VkCommandBufferBeginInfo){.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO});
     if (r != VK_SUCCESS)
         return r;
+    replay_keep(dev, s);
     s->estimate = 0;
     s->fresh = false;
     s->label[0] = 0;
@@ -278,7 +290,23 @@ static VkResult fill_slot(struct gpu_device *dev, struct gpu_slot *s)
     end_barrier(dev, s->commands);
     if (s->queries)
         vk->CmdWriteTimestamp(s->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, s->queries, 1);
-    return vk->EndCommandBuffer(s->commands);
+    r = vk->EndCommandBuffer(s->commands);
+    if (r != VK_SUCCESS)
+        s->replay.count = 0;
+    return r;
+}
+
+// Makes the slot as if it had just been filled.
+static void replay_slot(struct gpu_device *dev, struct gpu_slot *s)
+{
+    s->estimate = 0;
+    for (uint32_t i = 0; i < dev->record.count; i++)
+        s->estimate += dev->record.ops[i].seconds;
+    s->fresh = false;
+    s->query_count = s->queries ? 2 : 0;
+    dev->counters.barriers += s->barriers;
+    dev->counters.replays++;
+    record_drop(dev);
 }
 
 static VkResult submit_slot(struct gpu_device *dev, struct gpu_slot *s)
@@ -301,7 +329,7 @@ static VkResult submit_slot(struct gpu_device *dev, struct gpu_slot *s)
         },
         VK_NULL_HANDLE);
     if (r == VK_SUCCESS)
-        s->ticket = t->submitted = ticket;
+        s->ticket = s->last_ticket = t->submitted = ticket;
     return r;
 }
 
@@ -316,11 +344,16 @@ bool timeline_flush(struct gpu_device *dev)
         return true;
     VkResult r;
     look(dev, &r); // learn from what is over
-    struct gpu_slot *s = &t->slots[t->next];
-    if (s->ticket && !timeline_wait(dev, s->ticket, NULL))
-        return false;
-    t->next = (t->next + 1) % GPU_SLOTS;
-    r = fill_slot(dev, s);
+    struct gpu_slot *s = replay_find(dev);
+    r = VK_SUCCESS;
+    if (s) {
+        replay_slot(dev, s);
+    } else {
+        s = oldest_slot(t);
+        if (s->ticket && !timeline_wait(dev, s->ticket, NULL))
+            return false;
+        r = fill_slot(dev, s);
+    }
     if (r == VK_SUCCESS)
         r = submit_slot(dev, s);
     if (r == VK_SUCCESS) {

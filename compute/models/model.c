@@ -83,6 +83,14 @@ struct weight *model_declare(struct model *m, enum weight_role role, uint32_t co
     return w;
 }
 
+enum dtype model_activations(const struct model_config *c, enum dtype weights)
+{
+    const uint32_t odd = (c->text.hidden_size | c->text.intermediate_size | c->vision.hidden_size |
+                          c->vision.intermediate_size | c->vision.out_hidden_size) &
+                         1u;
+    return odd ? DTYPE_F32 : weights;
+}
+
 uint64_t model_parameters(const struct model *m)
 {
     uint64_t n = 0;
@@ -206,6 +214,7 @@ static struct model *create(struct gpu_device *dev, const json_t *config, enum d
         return NULL;
     }
     m->dtype = wanted == DTYPE_F32 || wanted == DTYPE_BF16 ? wanted : m->config.stored;
+    m->activations = model_activations(&m->config, m->dtype);
     m->vision = arena_array(&m->host, struct vision_block, m->config.vision.depth);
     m->layers = arena_array(&m->host, struct text_block, m->config.text.num_hidden_layers);
     if (!m->vision || !m->layers) {
@@ -264,6 +273,7 @@ struct model *model_clone_weights(const struct model *of, struct vireo_error *er
     m->family = of->family;
     m->config = of->config;
     m->dtype = of->dtype;
+    m->activations = of->activations;
     m->processor = of->processor;
     m->cast_rope = of->cast_rope;
     arena_init(&m->host, 1 << 16);

@@ -99,7 +99,8 @@ struct model {
     struct chat_template *chat_template;
     enum shards_layout layout;
     char folder[512]; // where it came from; side files are copied from here when saving
-    enum dtype dtype; // of the weights on the device
+    enum dtype dtype;       // of the weights on the device
+    enum dtype activations; // and of what is computed with them (model_activations)
     bool cast_rope;   // model_load_params
 
     struct arena host;
@@ -145,6 +146,9 @@ struct model *model_describe(const json_t *config, struct vireo_error *err);
 struct model *model_clone_weights(const struct model *of, struct vireo_error *err);
 void model_destroy(struct model **m);
 
+// How the activations of such a model are stored: as its weights are; bf16 activations need rows of even width (two share
+// a word), and models that have odd ones keep theirs in f32.
+enum dtype model_activations(const struct model_config *c, enum dtype weights);
 // Number of values in all weights; a tied embedding counts once.
 uint64_t model_parameters(const struct model *m);
 // Allocates zeroed gradients for all weights (freeze_vision: not for vision and merger).

@@ -117,8 +117,9 @@ struct tensor qwen_vision_forward(struct tape *t, const struct model *m, const s
     }
     x = nn_rms_norm(t, x, m->merger_norm, vision_eps);
     // The merge^2 rows of a group stand one after the other: as one row they are the merger's input.
-    if (!tape_failed(t))
-        x = tensor_reshape(x, 2, (uint32_t[]){b->merged, unit * c->hidden_size});
+    if (tape_failed(t))
+        return x; // without memory it cannot be seen as such
+    x = tensor_reshape(x, 2, (uint32_t[]){b->merged, unit * c->hidden_size});
     x = nn_linear(t, nn_gelu(t, nn_linear(t, x, m->merger_fc1)), m->merger_fc2);
     model_trace(m, "vit_merged", -1, x);
     return x;

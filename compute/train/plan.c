@@ -91,7 +91,7 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
         .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
                                                                        (uint32_t)s->max_completion_length),
                                          1u << 20)};
-    const enum dtype type = bf16 ? DTYPE_BF16 : DTYPE_F32;
+    const enum dtype type = model_activations(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32);
     uint64_t kv = sample ? engine_kv_bytes(&m->config, type, &e) : 0;
     uint64_t activations = plan_activation_bytes(&m->config, type, micro * row, patches, train);
     uint64_t staging = (uint64_t)32 << 20;

@@ -62,7 +62,7 @@ struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err)
                        &(struct tape_params){.arena = t->activations,
                                              .upload = t->upload,
                                              .grad = grad,
-                                              .activations = t->model->dtype,
+                                              .activations = t->model->activations,
                                              .reuse = true,
                                              .checkpoint = t->checkpointing},
                        err);

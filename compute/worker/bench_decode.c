@@ -53,7 +53,7 @@ static void on_end(void *user, uint32_t sample, enum engine_end reason, const st
 struct taken {
     double seconds, cpu;
     double first;                       // seconds until all prompts are computed
-    double steps, device, submits, dispatches, host; // of the decode steps; host: CPU seconds of the engine's thread
+    double steps, device, submits, replays, dispatches, host; // of the decode steps; host: CPU seconds of the engine's thread
     uint64_t tokens;
 };
 
@@ -98,6 +98,7 @@ static bool run(struct gpu_device *dev, struct engine *e, const struct setup *s,
     struct gpu_counters after = gpu_device_counters(dev);
     k.device = after.device_seconds - before.device_seconds;
     k.submits = (double)(after.submits - before.submits);
+    k.replays = (double)(after.replays - before.replays);
     k.dispatches = (double)(after.dispatches - before.dispatches);
     k.host = clock_thread_seconds() - thread_start;
     *out = k;
@@ -152,13 +153,13 @@ bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, st
         qsort(host, (size_t)s.runs, sizeof *host, by_value);
         int64_t middle = s.runs / 2;
         *out = json_pack(
-            "{s:s,s:i,s:i,s:i,s:{s:f,s:f},s:{s:f,s:f},s:{s:f,s:f},s:f,s:f,s:{s:f,s:f},s:{s:f,s:f,s:f,s:f}}", "device",
+            "{s:s,s:i,s:i,s:i,s:{s:f,s:f},s:{s:f,s:f},s:{s:f,s:f},s:f,s:f,s:{s:f,s:f},s:{s:f,s:f,s:f,s:f,s:f}}", "device",
             gpu_device_caps(dev)->name, "sequences", (int)sequences, "new_tokens", (int)s.new_tokens, "runs", (int)s.runs,
             "seconds_min", "run", wall[0], "prefill", k.first, "seconds_median", "run", wall[middle], "prefill", k.first,
             "cpu_seconds_min", "run", cpu[0], "run_median", cpu[middle], "tokens_per_s", (double)k.tokens / wall[0],
             "tokens_per_cpu_second", (double)k.tokens / cpu[0], "idle_share", "min", idle[0], "median", idle[middle],
-            "decode_step", "submits", k.submits / k.steps, "dispatches", k.dispatches / k.steps, "host_cpu_seconds_min",
-            host[0], "host_cpu_seconds_median", host[middle]);
+            "decode_step", "submits", k.submits / k.steps, "replayed", k.replays / k.steps, "dispatches",
+            k.dispatches / k.steps, "host_cpu_seconds_min", host[0], "host_cpu_seconds_median", host[middle]);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
     }
     engine_destroy(&e);

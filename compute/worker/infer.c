@@ -453,7 +453,7 @@ static int serve(struct worker *w)
 static uint32_t choose_kv_tokens(const struct worker *w, uint64_t limit)
 {
     struct engine_params one = {.kv_tokens = 1024};
-    uint64_t bytes = engine_kv_bytes(&w->model->config, w->model->dtype, &one) / 1024, granted = limit;
+    uint64_t bytes = engine_kv_bytes(&w->model->config, w->model->activations, &one) / 1024, granted = limit;
     if (!granted)
         granted = gpu_device_caps(w->dev)->budget_bytes;
     uint64_t tokens = VIREO_MIN(granted / 4, (uint64_t)4 << 30) / VIREO_MAX(1, bytes);

@@ -145,7 +145,7 @@ static void train_forward(struct test *x, const char *how, uint32_t first, uint3
     struct vireo_error err;
     struct tape *t = tape_create(
         x->dev,
-        &(struct tape_params){.arena = x->memory, .upload = x->upload, .grad = true, .activations = x->m->dtype}, &err);
+        &(struct tape_params){.arena = x->memory, .upload = x->upload, .grad = true, .activations = x->m->activations}, &err);
     const struct patches *distinct[3] = {&x->patches[0], &x->patches[1], &x->patches[2]};
     struct vision_batch vision;
     if (!t || !vision_batch_build(x->m, t, distinct, 3, &x->host, &vision, &err))

@@ -101,7 +101,7 @@ int main(int argc, char **argv)
     if (!m)
         return stop(argv[1]);
     bool save = strcmp(argv[2], "--save") == 0;
-    if (!(save ? model_save(m, argv[3], &err) : forward(dev, m, exact ? DTYPE_F32 : m->dtype, argv[2], argv[3])))
+    if (!(save ? model_save(m, argv[3], &err) : forward(dev, m, exact ? DTYPE_F32 : m->activations, argv[2], argv[3])))
         return stop(argv[2]);
     model_destroy(&m);
     gpu_device_destroy(&dev);

@@ -335,6 +335,68 @@ static void work_happens_in_the_order_given(void **state)
     end(&dev);
 }
 
+// y = scale * (x + 1) over N values, through z and a copy.
+static void chain(struct gpu_device *dev, const struct gpu_span s[3], float scale)
+{
+    enum { N = 500 };
+    affine(dev, s[1], s[0], N, 1, 1);
+    gpu_copy(dev, s[2], s[1], N * 4);
+    affine(dev, s[1], s[2], N, scale, 0);
+}
+
+static float chain_of(struct gpu_device *dev, const struct gpu_span s[3], float x, float scale)
+{
+    struct vireo_error err = {0};
+    float in[500], out[500];
+    for (int i = 0; i < 500; i++)
+        in[i] = x + (float)i;
+    REQUIRE_OK(gpu_write(dev, s[0], in, sizeof in, &err));
+    REQUIRE_OK(gpu_finish(dev, &err));
+    chain(dev, s, scale);
+    REQUIRE_OK(gpu_finish(dev, &err));
+    REQUIRE_OK(gpu_read(dev, s[1], out, sizeof out, &err));
+    for (int i = 0; i < 500; i++)
+        REQUIRE_NEAR(out[i], scale * (x + (float)i + 1), 0);
+    return out[0];
+}
+
+static void replay(struct gpu_device *dev)
+{
+    for (int round = 0; round < 2; round++) {
+        struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 1 << 16);
+        struct gpu_span s[3] = {take(a, 2000), take(a, 2000), take(a, 2000)};
+        const uint64_t before = gpu_device_counters(dev).replays;
+        // Command buffers name the buffers of an arena: those of an arena that went away are not replayed, even if the
+        // new one stands at the same place.
+        chain_of(dev, s, 3, 2);
+        REQUIRE_INT(gpu_device_counters(dev).replays, before);
+        const uint64_t barriers = gpu_device_counters(dev).barriers;
+        chain_of(dev, s, 4, 2);
+        chain_of(dev, s, 5, 2);
+        REQUIRE(gpu_device_counters(dev).replays >= before + 2);
+        REQUIRE(gpu_device_counters(dev).barriers >= barriers + 4);
+        // Another argument, another place, or one dispatch more: not the same work. More kinds of it than are kept.
+        for (int k = 0; k < 12; k++) {
+            chain_of(dev, s, 1, 3 + (float)k);
+            chain_of(dev, (struct gpu_span[]){s[2], s[1], s[0]}, 1, 3 + (float)k);
+        }
+        chain_of(dev, s, 6, 2);
+        gpu_arena_destroy(&a);
+    }
+    end(&dev);
+}
+
+// With the validation layer (where it is installed), which watches the states of command buffers, and without it.
+static void the_same_work_is_recorded_once(void **state)
+{
+    (void)state;
+    struct vireo_error err = {0};
+    struct gpu_device *dev = gpu_device_create(&(struct gpu_device_params){.validation = true}, &err);
+    if (dev)
+        replay(dev);
+    replay(make(&(struct gpu_device_params){0}));
+}
+
 // 21 MiB pass the ring of 16 more than once. With poison device memory is not mapped: reads go through staging too.
 static void transfer(bool poison, uint64_t staging)
 {
@@ -885,6 +947,7 @@ int main(void)
         cmocka_unit_test(an_arena_larger_than_one_allocation_holds_all_of_it),
         cmocka_unit_test(fresh_memory_is_poisoned),
         cmocka_unit_test(work_happens_in_the_order_given),
+        cmocka_unit_test(the_same_work_is_recorded_once),
         cmocka_unit_test(large_transfers_go_through_bounded_staging),
         cmocka_unit_test(barriers_follow_from_declared_uses),
         cmocka_unit_test(every_legal_order_gives_the_same_bits),
