@@ -149,6 +149,8 @@ struct model *model_describe(const json_t *config, struct vireo_error *err);
 struct model *model_clone_weights(const struct model *of, struct vireo_error *err);
 void model_destroy(struct model **m);
 
+// Bytes of the weights of a model whose layers are streamed: resident ones and the layer window. For plans.
+uint64_t model_streamed_bytes(const struct model *m, bool bf16);
 // Number of values in all weights; a tied embedding counts once.
 uint64_t model_parameters(const struct model *m);
 // Allocates zeroed gradients for all weights (freeze_vision: not for vision and merger).

@@ -17,24 +17,38 @@ uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens)
     return VIREO_MAX(1, VIREO_MIN(fit, per_leaf));
 }
 
-// f32 activations kept for the backward pass of one packed batch: per token and layer the inputs of norms and products
-// and the attention output; per patch the same of the vision tower. Counted from decoder.c and qwen_vision.c.
-uint64_t plan_activation_bytes(const struct model_config *c, uint64_t tokens, uint64_t patches, bool gradients)
+// Activations of one packed batch, as the tape of decoder.c and qwen_vision.c takes and gives them back (tape.h):
+// without gradients one layer at a time; with gradients everything the backward pass reads, or with checkpointing the
+// inputs of layers, and then the layer or head that is worked on with its gradients.
+uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b)
 {
+    enum { CHUNK_BYTES = 64 << 20, CHUNK_LEAST = 16, CHUNK_MOST = 1024 }; // of nn_logprob
     const struct model_text_config *t = &c->text;
     const struct model_vision_config *v = &c->vision;
-    uint64_t q = (uint64_t)t->num_attention_heads * t->head_dim, kv = (uint64_t)t->num_key_value_heads * t->head_dim;
-    uint64_t layer = 2ull * t->hidden_size + (q + 2 * kv) + q + t->hidden_size + 2ull * t->intermediate_size +
-                     t->intermediate_size + t->hidden_size + t->num_attention_heads + 2;
-    uint64_t block = 5ull * v->hidden_size + 3ull * v->hidden_size + 3ull * v->intermediate_size + v->num_heads + 2;
-    uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
-    uint64_t patch = 3ull * v->temporal_patch_size * v->patch_size * v->patch_size;
-    uint64_t text = tokens * (t->num_hidden_layers * layer + 4ull * t->hidden_size);
-    uint64_t vision =
-        patches * (v->depth * block + patch + 2ull * v->hidden_size + 2ull * unit * v->hidden_size / unit * 3);
-    uint64_t head = VIREO_MIN((uint64_t)32 << 20, tokens * (uint64_t)t->vocab_size * 4);
-    uint64_t forward = (text + vision) * 4;
-    return (gradients ? 2 * forward : forward) + head;
+    const uint64_t H = t->hidden_size, I = t->intermediate_size, C = v->hidden_size, VI = v->intermediate_size;
+    const uint64_t q = (uint64_t)t->num_attention_heads * t->head_dim, kv = (uint64_t)t->num_key_value_heads * t->head_dim;
+    const uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
+    // Floats a token: of a layer, and of the gradients beside it when its feed-forward part is walked.
+    const uint64_t layer = 4 * H + 2 * q + 2 * kv + 3 * I + t->num_attention_heads + 2, layer_grad = H + 3 * I;
+    const uint64_t block = 8 * C + 3 * VI + v->num_heads + 2, block_grad = C + 3 * VI;
+    const uint64_t merger = 3 * C + 1 + t->hidden_size / unit;
+    const uint64_t chunk = CHUNK_BYTES / (4ull * t->vocab_size) / CHUNK_LEAST * CHUNK_LEAST;
+    const uint64_t rows = VIREO_MIN(VIREO_MIN(VIREO_MAX(chunk, CHUNK_LEAST), CHUNK_MOST), b->targets);
+    const uint64_t head = rows * t->vocab_size + b->targets * (H + 16);
+    const uint64_t text_work = b->tokens * layer, vision_work = b->patches * block;
+    uint64_t floats;
+    if (!b->gradients) {
+        floats = VIREO_MAX(VIREO_MAX(b->tokens * (layer + H), head + b->tokens * 2 * H), vision_work + b->patches * C);
+    } else if (b->checkpoint) {
+        const uint64_t kept = b->tokens * (t->num_hidden_layers + 2) * H + b->patches * ((v->depth + 1) * C + merger);
+        const uint64_t walk = VIREO_MAX(text_work + b->tokens * layer_grad, vision_work + b->patches * block_grad);
+        floats = kept + VIREO_MAX(head + b->targets * H, walk);
+    } else {
+        const uint64_t kept = b->tokens * (t->num_hidden_layers * layer + 2 * H + 1) +
+                              b->patches * (v->depth * block + C + merger) + b->targets * (H + 8);
+        floats = kept + VIREO_MAX(head - b->targets * 16, b->tokens * layer_grad);
+    }
+    return floats * 4;
 }
 
 static bool fits(const json_t *plan, uint64_t total, uint64_t available, const struct job_spec *s,
@@ -52,8 +66,8 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
          json_number_value(json_object_get(plan, "gradients"))) /
             (1 << 30),
         json_number_value(json_object_get(plan, "activations")) / (1 << 30),
-        s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length"
-                              : "micro_batch_size or max_pixels");
+        s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length, set gradient_checkpointing or offload"
+                              : "micro_batch_size or max_pixels, set gradient_checkpointing");
 }
 
 bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, struct vireo_error *err)
@@ -85,11 +99,24 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     uint64_t weights = parameters * (bf16 ? 2 : 4), gradients = train ? trained * 4 : 0;
     uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16) : 0;
     uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
+    if (reference && s->offload == OFFLOAD_REFERENCE)
+        reference = model_streamed_bytes(m, bf16);
     struct engine_params e = {
         .kv_tokens = (uint32_t)VIREO_MIN(
             s->batch_size * (prompt + (uint64_t)s->num_generations * s->max_completion_length), 1u << 20)};
     uint64_t kv = sample ? engine_kv_bytes(&m->config, &e) : 0;
-    uint64_t activations = plan_activation_bytes(&m->config, micro * row, patches, train), staging = (uint64_t)32 << 20;
+    const struct plan_batch batch = {.tokens = micro * row,
+                                     .patches = patches,
+                                     .targets = micro * (s->method == JOB_GRPO ? row - prompt : row),
+                                     .gradients = train,
+                                     .checkpoint = s->gradient_checkpointing};
+    uint64_t activations = plan_activation_bytes(&m->config, &batch);
+    // Rings for uploads (gpu/staging.c), host-written arrays of trainer and engine, a block of the engine's activations.
+    uint64_t staging = (uint64_t)(16 + 16 + (sample ? 4 + 16 : 0)) << 20;
+    uint32_t positions = m->config.text.max_position_embeddings; // of the rope table (model_allocate)
+    uint64_t tables = (uint64_t)VIREO_MIN(positions ? positions : 8192, 8192) * m->config.text.head_dim * 4;
+    weights += tables;
+    reference += reference ? tables : 0;
     uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
     model_destroy(&m);
     json_t *plan =
