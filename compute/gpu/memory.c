@@ -11,7 +11,7 @@ enum { ALIGN = 256, DEFAULT_BLOCK = 16 << 20 };
 // A mark is a block's index and the position in it.
 enum { MARK_SHIFT = 44 };
 static const uint64_t LARGEST_GROWN = 1ull << 30; // several blocks rather than one above this, unless one take needs it
-static const uint64_t LARGEST_SURPLUS = 64ull << 20; // of a block beyond what the arena was expected to hold
+static const uint64_t LARGEST_SURPLUS = 16ull << 20; // of a block beyond what the arena was expected to hold
 
 static uint64_t largest_block(const struct gpu_device *dev)
 {

@@ -17,26 +17,40 @@ uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens)
     return VIREO_MAX(1, VIREO_MIN(fit, per_leaf));
 }
 
-// Activations kept for the backward pass of one packed batch: per token and layer the inputs of norms and products and
-// the attention output; per patch the same of the vision tower. Counted from decoder.c and qwen_vision.c: `text` and
-// `patch` in the activations' type, `text_f32` and `patch_f32` what is f32 always (residual stream, statistics, pixels).
-uint64_t plan_activation_bytes(const struct model_config *c, enum dtype type, uint64_t tokens, uint64_t patches,
-                               bool gradients)
+// Activations of one packed batch, as the tape of decoder.c and qwen_vision.c takes and gives them back (tape.h):
+// without gradients one layer at a time; with gradients everything the backward pass reads, or with checkpointing the
+// inputs of layers, and then the layer or head that is worked on with its gradients. The residual stream, statistics and
+// logits are f32, everything else and its gradients of the batch's type.
+uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b)
 {
+    enum { CHUNK_BYTES = 64 << 20, CHUNK_LEAST = 16, CHUNK_MOST = 1024, F = 4 }; // of nn_logprob; bytes of f32
     const struct model_text_config *t = &c->text;
     const struct model_vision_config *v = &c->vision;
-    uint64_t q = (uint64_t)t->num_attention_heads * t->head_dim, kv = (uint64_t)t->num_key_value_heads * t->head_dim;
-    uint64_t layer = 2ull * t->hidden_size + (q + 2 * kv) + q + 3ull * t->intermediate_size;
-    uint64_t block = 6ull * v->hidden_size + 3ull * v->intermediate_size;
-    uint64_t text = t->num_hidden_layers * layer + 2ull * t->hidden_size;
-    uint64_t text_f32 = t->num_hidden_layers * (2ull * t->hidden_size + t->num_attention_heads + 2) +
-                        2ull * t->hidden_size;
-    uint64_t patch = v->depth * block + 7ull * v->hidden_size;
-    uint64_t patch_f32 = v->depth * (2ull * v->hidden_size + v->num_heads + 2) + v->hidden_size +
-                         3ull * v->temporal_patch_size * v->patch_size * v->patch_size;
-    uint64_t head = VIREO_MIN((uint64_t)32 << 20, tokens * (uint64_t)t->vocab_size * 4);
-    uint64_t forward = (tokens * text + patches * patch) * dtype_bytes(type) + (tokens * text_f32 + patches * patch_f32) * 4;
-    return (gradients ? 2 * forward : forward) + head;
+    const uint64_t T = dtype_bytes(b->type);
+    const uint64_t H = t->hidden_size, I = t->intermediate_size, C = v->hidden_size, VI = v->intermediate_size;
+    const uint64_t q = (uint64_t)t->num_attention_heads * t->head_dim, kv = (uint64_t)t->num_key_value_heads * t->head_dim;
+    const uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
+    // Bytes a token: of a layer, and of the gradients beside it when its feed-forward part is walked.
+    const uint64_t layer = (2 * H + 2 * q + 2 * kv + 3 * I) * T + (2 * H + t->num_attention_heads + 2) * F;
+    const uint64_t layer_grad = H * F + 3 * I * T;
+    const uint64_t block = (6 * C + 3 * VI) * T + (2 * C + v->num_heads + 2) * F, block_grad = C * F + 3 * VI * T;
+    const uint64_t merger = (3 * C + t->hidden_size / unit) * T + F;
+    const uint64_t chunk = CHUNK_BYTES / (4ull * t->vocab_size) / CHUNK_LEAST * CHUNK_LEAST;
+    const uint64_t rows = VIREO_MIN(VIREO_MIN(VIREO_MAX(chunk, CHUNK_LEAST), CHUNK_MOST), b->targets);
+    const uint64_t head = rows * t->vocab_size * F + b->targets * (H * T + 16 * F);
+    const uint64_t text_work = b->tokens * layer, vision_work = b->patches * block;
+    if (!b->gradients)
+        return VIREO_MAX(VIREO_MAX(b->tokens * (layer + H * F), head + b->tokens * H * (T + F)),
+                         vision_work + b->patches * C * F);
+    if (b->checkpoint) {
+        const uint64_t kept = b->tokens * ((t->num_hidden_layers + 1) * H * F + H * T) +
+                              b->patches * ((v->depth + 1) * C * F + merger);
+        const uint64_t walk = VIREO_MAX(text_work + b->tokens * layer_grad, vision_work + b->patches * block_grad);
+        return kept + VIREO_MAX(head + b->targets * H * T, walk);
+    }
+    const uint64_t kept = b->tokens * (t->num_hidden_layers * layer + H * (T + F) + F) +
+                          b->patches * (v->depth * block + C * F + merger) + b->targets * (H * T + 8 * F);
+    return kept + VIREO_MAX(head - b->targets * 16 * F, b->tokens * layer_grad);
 }
 
 static bool fits(const json_t *plan, uint64_t total, uint64_t available, const struct job_spec *s,
@@ -54,8 +68,8 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
          json_number_value(json_object_get(plan, "gradients"))) /
             (1 << 30),
         json_number_value(json_object_get(plan, "activations")) / (1 << 30),
-        s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length"
-                              : "micro_batch_size or max_pixels");
+        s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length, set gradient_checkpointing or offload"
+                              : "micro_batch_size or max_pixels, set gradient_checkpointing");
 }
 
 bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, struct vireo_error *err)
@@ -87,14 +101,27 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     uint64_t weights = parameters * (bf16 ? 2 : 4), gradients = train ? trained * 4 : 0;
     uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16) : 0;
     uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
+    if (reference && s->offload == OFFLOAD_REFERENCE)
+        reference = model_streamed_bytes(m, bf16);
     struct engine_params e = {
         .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
                                                                        (uint32_t)s->max_completion_length),
                                          1u << 20)};
     const enum dtype type = model_activations(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32);
     uint64_t kv = sample ? engine_kv_bytes(&m->config, type, &e) : 0;
-    uint64_t activations = plan_activation_bytes(&m->config, type, micro * row, patches, train);
-    uint64_t staging = (uint64_t)32 << 20;
+    const struct plan_batch batch = {.tokens = micro * row,
+                                     .patches = patches,
+                                     .type = type,
+                                     .targets = micro * (s->method == JOB_GRPO ? row - prompt : row),
+                                     .gradients = train,
+                                     .checkpoint = s->gradient_checkpointing};
+    uint64_t activations = plan_activation_bytes(&m->config, &batch);
+    // Rings for uploads (gpu/staging.c), host-written arrays of trainer and engine, a block of the engine's activations.
+    uint64_t staging = (uint64_t)(16 + 16 + (sample ? 4 + 16 : 0)) << 20;
+    uint32_t positions = m->config.text.max_position_embeddings; // of the rope table (model_allocate)
+    uint64_t tables = (uint64_t)VIREO_MIN(positions ? positions : 8192, 8192) * m->config.text.head_dim * 4;
+    weights += tables;
+    reference += reference ? tables : 0;
     uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
     model_destroy(&m);
     json_t *plan =

@@ -8,8 +8,14 @@
 // Rows (SFT) or groups (GRPO) computed at once, for rows of `row_tokens` tokens: the job's own number, else as many as
 // make about 8192 tokens, never more than a leaf has.
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
-// Activations of one packed batch, stored as `type`, with what the backward pass adds.
-uint64_t plan_activation_bytes(const struct model_config *c, enum dtype type, uint64_t tokens, uint64_t patches,
-                               bool gradients);
+// One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward
+// pass.
+struct plan_batch {
+    uint64_t tokens, patches, targets;
+    enum dtype type;
+    bool gradients, checkpoint;
+};
+// Most bytes of activations and their gradients at one time.
+uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b);
 
 #endif

@@ -279,7 +279,14 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     struct heard heard = {.dev = dev, .steps = json_array()};
     struct train_hooks hooks = {.context = &heard, .metrics = on_metrics};
     gpu_timers_on(dev, s->profile);
-    bool done = train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
+    // What the plan says of these very sizes, beside what is measured.
+    json_t *plan = NULL;
+    struct job_spec sized = spec;
+    sized.max_pixels = (uint64_t)s->image * (uint64_t)s->image;
+    sized.max_prompt_length = (uint32_t)(sized.max_pixels / (28 * 28) + (uint64_t)s->text_tokens + 5);
+    if (!s->grpo)
+        sized.max_prompt_length += (uint32_t)s->new_tokens;
+    bool done = train_plan(&sized, UINT64_MAX, &plan, err) && train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
         static const char *const phases[][2] = {
             {"step_time", "step"},      {"data", "data"},       {"sampling", "rollout"},   {"reward", "reward"},
@@ -297,12 +304,15 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
                          "device", (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(),
                          "runs", (int)s->runs);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
+        if (done)
+            json_object_set(*out, "plan_bytes", plan);
         if (done && (!add_flops(s, &heard, *out, err) || (s->profile && !add_profile(dev, *out, err)))) {
             json_decref(*out);
             done = false;
         }
     }
     json_decref(heard.steps);
+    json_decref(plan);
     json_decref(spec.grader);
     arena_finish(&a);
     return done;

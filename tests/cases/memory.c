@@ -66,7 +66,9 @@ static uint64_t pass(struct test *x, bool reuse, bool checkpoint, float *out)
     for (size_t i = 0; i < x->m->weight_count; i++)
         if (x->m->weights[i]->grad.span.address)
             gpu_fill(x->dev, x->m->weights[i]->grad.span, 0, tensor_bytes(x->m->weights[i]->grad));
-    struct tape_params params = {memory, x->upload, true, reuse, checkpoint};
+    const struct tape_params params = {
+        .arena = memory, .upload = x->upload, .grad = true, .activations = x->m->activations,
+        .reuse = reuse, .checkpoint = checkpoint};
     struct tape *t = tape_create(x->dev, &params, &err);
     const struct patches *image = &x->patches;
     struct vision_batch vision;
@@ -135,6 +137,11 @@ static bool compare(struct test *x, const char *what)
         memset(mine, 0xee, count * 4);
         peaks[k] = pass(x, modes[k].reuse, modes[k].checkpoint, k ? mine : plain);
         bool same = k == 0 || memcmp(plain, mine, count * 4) == 0;
+        for (uint64_t i = 0, shown = 0; !same && i < count && shown < 8; i++)
+            if (memcmp(&plain[i], &mine[i], 4) != 0) {
+                printf("  value %llu: %.9g, not %.9g\n", (unsigned long long)i, mine[i], plain[i]);
+                shown++;
+            }
         double sum = 0;
         for (uint64_t i = 0; i < count; i++)
             sum += plain[i] * plain[i];
