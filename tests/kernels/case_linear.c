@@ -353,8 +353,9 @@ static void zero_arguments_touch_nothing(void **state)
 {
     (void)state;
     static const enum gpu_kernel kernels[] = {
-        KERNEL_GEMM_NT_F32_F32, KERNEL_GEMM_NT_F32_F32_LOW, KERNEL_GEMM_NT_F32_BF16, KERNEL_GEMM_NN_F32_F32,
-        KERNEL_GEMM_NN_F32_BF16, KERNEL_GEMM_TN_F32_F32, KERNEL_GEMM_NT_F32_F32_ANY, KERNEL_COLUMN_SUM,
+        KERNEL_GEMM_NT_F32_F32_TALL, KERNEL_GEMM_NT_F32_F32_LOW, KERNEL_GEMM_NT_F32_BF16_WIDE,
+        KERNEL_GEMM_NN_F32_F32_WIDE, KERNEL_GEMM_NN_BF16_BF16_LOW, KERNEL_GEMM_TN_F32_F32_TALL,
+        KERNEL_GEMM_NT_F32_F32_ANY, KERNEL_COLUMN_SUM,
     };
     static const struct gemm_args zeros;
     for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++)
