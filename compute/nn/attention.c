@@ -258,7 +258,7 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
                            const struct nn_kv *kv)
 {
     uint32_t rows = tensor_rows(qkv);
-    bool grad = !kv && tape_wants_grad(t, qkv);
+    bool grad = (!kv || !tape_takes_gradients(t)) && tape_wants_grad(t, qkv);
     struct attention_step s = {
         .qkv = qkv,
         .out = tape_new(t, qkv.dtype, rows, h->heads * h->head_dim, grad),
@@ -297,9 +297,9 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
         vireo_assert(kv->pages.dtype == DTYPE_U32 && kv->page_size >= NN_PAGE_LEAST);
         vireo_assert((kv->page_size & (kv->page_size - 1)) == 0);
     }
-    if (rows > 0)
+    if (rows > 0 && !tape_adopts(t))
         forward(t, &s, k, v, kv);
-    if (grad) {
+    if (grad && tape_takes_gradients(t)) {
         vireo_assert(spans->key.span.address && spans->key.dtype == DTYPE_U32 && spans->key.stride == 2 &&
                      tensor_rows(spans->key) >= rows);
         tape_push(t, "attention", backward, &s, sizeof s);

@@ -6,7 +6,8 @@
 #include "compute/nn/nn.h"
 
 // Appends one dispatch of `groups` groups; `bytes` of memory traffic estimate its length. `constants`: specialisation
-// constants from 1 on. Does nothing on a failed tape or for no groups.
+// constants from 1 on. Does nothing on a failed tape, while results are adopted, or for
+// no groups.
 struct nn_step {
     enum gpu_kernel kernel;
     const void *args;
@@ -17,7 +18,7 @@ struct nn_step {
 };
 static inline void nn_dispatch(struct tape *t, const struct nn_step *s, const struct gpu_use *uses, uint32_t use_count)
 {
-    if (tape_failed(t) || s->groups == 0)
+    if (tape_failed(t) || tape_adopts(t) || s->groups == 0)
         return;
     gpu_dispatch(tape_device(t), s->kernel,
                  &(struct gpu_dispatch){

@@ -162,7 +162,7 @@ static void embed_backward(struct tape *t, const void *data)
 
 struct tensor nn_embed(struct tape *t, const struct weight *table, struct tensor images, const struct nn_embedding *e)
 {
-    const bool grad = tape_takes_gradients(t) && (table->grad.span.address || tape_wants_grad(t, images));
+    const bool grad = tape_saves(t) && (table->grad.span.address || tape_wants_grad(t, images));
     struct tensor y = tape_new(t, DTYPE_F32, tensor_rows(e->source), tensor_columns(table->value), grad);
     lookup(t, y, e->source, table->value, images);
     if (grad)

@@ -157,7 +157,7 @@ void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tenso
     // in a CPU's cache. The blocks depend on K alone. Whatever is added once is added with the first block.
     enum { ROWS = 512 };
     const uint32_t k = tensor_rows(a);
-    if (tape_failed(t))
+    if (tape_failed(t) || tape_adopts(t))
         return;
     if (kind != NN_TN || k <= ROWS + ROWS / 2 || c.dtype != DTYPE_F32 || tensor_rows(b) != k) {
         multiply(t, kind, a, b, c, beta, bias, residual);

@@ -103,7 +103,7 @@ static void norm_backward(struct tape *t, const void *data)
 struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *w, float eps)
 {
     const uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
-    const bool grad = tape_wants_grad(t, x) || (tape_takes_gradients(t) && w->grad.span.address);
+    const bool grad = tape_wants_grad(t, x) || (tape_saves(t) && w->grad.span.address);
     struct tensor y = tape_activation(t, rows, columns, grad), r = {0};
     if (grad)
         r = tape_new(t, DTYPE_F32, rows, 1, false);

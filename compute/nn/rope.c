@@ -139,7 +139,8 @@ struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_h
         vireo_assert(kv->slot.dtype == DTYPE_U32 && tensor_count(kv->slot) >= tensor_rows(qkv));
     }
     struct rope_step s = {.x = qkv, .heads = *h, .rope = *rope};
-    rotate(t, &s, kv, 1);
+    if (!tape_adopts(t)) // what was kept is rotated
+        rotate(t, &s, kv, 1);
     if (tape_wants_grad(t, qkv))
         tape_push(t, "rope", rope_backward, &s, sizeof s);
     return qkv;

@@ -3,6 +3,7 @@
 #include "compute/base/arena.h"
 #include "compute/base/check.h"
 #include "compute/base/fault.h"
+#include "compute/nn/kept.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,8 @@ struct tape {
     uint32_t node_count, node_room;
     struct taken *taken;
     uint32_t taken_count, taken_room;
+    struct kept *keep;      // an open run, or NULL
+    struct adoption *adopt; // where results come from, or NULL
 };
 
 struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, struct vireo_error *err)
@@ -71,6 +74,7 @@ bool tape_finish(struct tape **tape, struct vireo_error *err)
     if (!t)
         return true;
     bool fine = !t->failed;
+    adoption_end(&t->adopt);
     if (!fine && err)
         *err = t->error;
     arena_finish(&t->host);
@@ -94,6 +98,46 @@ bool tape_takes_gradients(const struct tape *t)
 enum dtype tape_activations(const struct tape *t)
 {
     return t->activations;
+}
+
+bool tape_saves(const struct tape *t)
+{
+    return t->grad || t->keep;
+}
+
+bool tape_adopts(const struct tape *t)
+{
+    return t->adopt != NULL;
+}
+
+struct kept_place tape_keep_begin(struct tape *t, struct kept *k, uint32_t rows)
+{
+    vireo_assert(!t->grad && !t->keep);
+    struct kept_place first = {KEPT_NOWHERE, 0};
+    if (k)
+        first.run = kept_begin(k, rows);
+    if (first.run != KEPT_NOWHERE)
+        t->keep = k;
+    return first;
+}
+
+void tape_keep_end(struct tape *t)
+{
+    if (t->keep)
+        kept_end(t->keep);
+    t->keep = NULL;
+}
+
+void tape_adopt_begin(struct tape *t, const struct kept *k, const struct kept_place *places, uint32_t rows)
+{
+    vireo_assert(t->grad && !t->adopt);
+    t->adopt = adoption_begin(t, k, places, rows);
+}
+
+void tape_adopt_end(struct tape *t)
+{
+    if (!adoption_end(&t->adopt))
+        tape_fail(t, VIREO_INTERNAL, "fewer activations were made than are kept");
 }
 
 bool tape_failed(const struct tape *t)
@@ -167,10 +211,24 @@ static void note_taken(struct tape *t, struct gpu_span span)
 
 struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad)
 {
-    struct tensor x = take(t, type, rows, columns);
-    if (!t->failed && t->reuse)
+    struct tensor x = {.dtype = type, .rank = 2, .shape = {rows, columns}, .stride = columns};
+    bool own = true; // memory of this tape, which it may give back
+    if (t->failed)
+        return x;
+    if (t->adopt) {
+        x = adoption_next(t, t->adopt, t->memory, type, rows, columns);
+        x.node = 0;
+        own = adoption_copies(t->adopt);
+    } else {
+        if (t->keep)
+            x = kept_new(t->keep, type, rows, columns);
+        own = !x.span.address;
+        if (own)
+            x = take(t, type, rows, columns);
+    }
+    if (!t->failed && own && t->reuse)
         note_taken(t, x.span);
-    if (!t->failed && grad && t->grad)
+    if (!t->failed && grad && tape_saves(t))
         x.node = add_node(t, type, rows, columns);
     return x;
 }

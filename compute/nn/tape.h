@@ -38,6 +38,10 @@ struct gpu_device *tape_device(struct tape *t);
 bool tape_takes_gradients(const struct tape *t);
 // How ops store their results: f32 or bf16.
 enum dtype tape_activations(const struct tape *t);
+// What a backward pass will read is wanted: with gradients, or while the tape keeps (kept.h).
+bool tape_saves(const struct tape *t);
+// Results are adopted, not computed (kept.h): ops dispatch nothing.
+bool tape_adopts(const struct tape *t);
 // True once an op failed; everything after is ignored.
 bool tape_failed(const struct tape *t);
 // Where an op reports failure; the first one sticks.
