@@ -59,12 +59,15 @@ static bool compute_pictures(struct engine *e, struct batch *b, const struct nee
         return true;
     if (!vision_batch_build(e->m, b->t, p->patches, p->fresh_count, &e->step, &b->vision, err))
         return false;
+    const struct kept_place kept = tape_keep_begin(b->t, e->keep.vision, b->vision.merged);
     struct tensor out = e->m->family->vision(b->t, e->m, &b->vision);
+    tape_keep_end(b->t);
     if (tape_failed(b->t))
         return true; // reported by tape_finish
     for (uint32_t i = 0; i < p->fresh_count; i++) {
         struct feature *f = p->fresh[i];
         const uint32_t first = b->vision.first[i];
+        f->kept = (struct kept_place){kept.run, first};
         for (uint32_t k = 0; k < f->count; k++)
             f->place[k] = f->first + b->vision.row[first + k] - first;
         struct tensor from = tensor_row_part(out, first, f->count), to = tensor_row_part(pool, f->first, f->count);
@@ -139,6 +142,13 @@ static uint32_t picture_row(struct engine *e, const struct batch *b, const struc
     return b->vision.row[b->vision.first[n] + j->prompt.image_row[token]];
 }
 
+static void tell_image(struct engine *e, const struct job *j, uint32_t token)
+{
+    const int32_t n = j->prompt.image[token];
+    if (e->keep.vision && n >= 0)
+        e->keep.on_image(e->keep.user, j->g.images[n], features_find(e->features, j->digests[n])->kept);
+}
+
 // The next part of a prompt; with its last token every sample that has drawn nothing draws its first one.
 static bool prefill(struct engine *e, struct batch *b, const struct needed *p, struct job *j)
 {
@@ -147,6 +157,8 @@ static bool prefill(struct engine *e, struct batch *b, const struct needed *p, s
         return false;
     uint32_t row = 0;
     for (uint32_t i = j->computed; i < end; i++) {
+        if (i == j->computed || j->prompt.image[i] != j->prompt.image[i - 1])
+            tell_image(e, j, i);
         const uint32_t spans[4] = {list, i + 1, 0, 0};
         int32_t source = (int32_t)j->prompt.ids[i];
         if (j->prompt.image[i] >= 0)
@@ -231,6 +243,25 @@ bool batch_run(struct engine *e, struct batch *b, struct tensor *hidden, struct 
     struct text_batch text;
     if (!text_batch_build(e->m, b->t, &b->text, e->kv, &text, err))
         return false;
+    const struct kept_place kept = tape_keep_begin(b->t, e->keep.text, text.tokens);
     *hidden = e->m->family->text(b->t, e->m, &text, b->pictures);
+    tape_keep_end(b->t);
+    hidden->node = 0; // what follows is not kept
+    for (uint32_t i = 0; e->place && i < b->text.count; i++)
+        e->place[b->text.slot[i]] = (struct kept_place){kept.run, i};
+    return true;
+}
+
+bool batch_tell_places(struct engine *e, const struct job *j, const struct sequence *s)
+{
+    const uint32_t P = j->prompt.count;
+    struct kept_place *places = arena_array(&e->step, struct kept_place, P + s->fed);
+    if (!places)
+        return false;
+    for (uint32_t i = 0; i < P; i++)
+        places[i] = e->place[slot_of(j->pages, i)];
+    for (uint32_t i = 0; i < s->fed; i++)
+        places[P + i] = e->place[slot_of(s->own, P % PAGE_TOKENS + i)];
+    e->keep.on_sample(j->g.user, s->sample, places, P + s->fed);
     return true;
 }

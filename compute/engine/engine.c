@@ -103,6 +103,7 @@ void engine_destroy(struct engine **engine)
     pages_destroy(&e->pages);
     arena_finish(&e->step);
     free(e->kv);
+    free(e->place);
     free(e);
     *engine = NULL;
 }
@@ -112,6 +113,25 @@ void engine_forget(struct engine *e)
     vireo_assert(!e->running);
     pages_forget(e->pages);
     features_forget(e->features);
+}
+
+bool engine_keep_activations(struct engine *e, const struct engine_keep *k, struct vireo_error *err)
+{
+    const size_t slots = (size_t)e->page_total * PAGE_TOKENS;
+    vireo_assert(!e->running);
+    free(e->place);
+    e->place = NULL;
+    e->keep = k ? *k : (struct engine_keep){0};
+    if (!k)
+        return true;
+    e->place = vireo_alloc(slots * sizeof *e->place);
+    if (!e->place) {
+        e->keep = (struct engine_keep){0};
+        return vireo_fail_memory(err, slots * sizeof *e->place);
+    }
+    for (size_t i = 0; i < slots; i++)
+        e->place[i] = (struct kept_place){KEPT_NOWHERE, 0};
+    return true;
 }
 
 // Whether the generation can run at all, alone if need be.
@@ -208,6 +228,8 @@ static bool emit(struct engine *e, const struct batch *b, const struct drawn *d,
         struct engine_token token = drawn_token(e, b, d, i);
         e->stats.generated_tokens++;
         if (!job_token(b->rows[i].job, b->rows[i].sequence, &token, &e->m->generation))
+            return vireo_fail_memory(err, 64);
+        if (e->keep.text && b->rows[i].sequence->ended && !batch_tell_places(e, b->rows[i].job, b->rows[i].sequence))
             return vireo_fail_memory(err, 64);
     }
     return true;

@@ -15,6 +15,7 @@
 
 #include "compute/base/hash.h"
 #include "compute/models/batch.h"
+#include "compute/nn/kept.h"
 
 enum { ENGINE_MAX_TOP = 20, ENGINE_MAX_STOP = 16 };
 
@@ -90,6 +91,22 @@ void engine_cancel(struct engine *e, uint64_t id); // on_end(ENGINE_CANCELLED) b
 bool engine_step(struct engine *e, bool *busy, struct vireo_error *err);
 // Drops what was kept of earlier prompts and pictures: to be called whenever the weights have changed. Nothing runs.
 void engine_forget(struct engine *e);
+
+// Keeps the activations of everything computed from now on, for the backward pass of training (nn/kept.h).
+struct engine_keep {
+    struct kept *text, *vision; // vision NULL: the vision tower's are not kept
+    // A prompt shows this image: its merged tokens are rows [first.row, first.row + tokens) of the run, in window order
+    // (vision_batch). Told anew for every prompt.
+    void (*on_image)(void *user, const struct patches *image, struct kept_place first);
+    // A sample ended by itself: the row of each token, the prompt's and then its own but the last, which was never fed.
+    // `sample_user`: its generation's.
+    void (*on_sample)(void *sample_user, uint32_t sample, const struct kept_place *places, uint32_t count);
+    void *user;
+};
+// `k` is copied; NULL: ends. Nothing runs, and nothing of earlier prompts is there (engine_forget). False: no host
+// memory.
+bool engine_keep_activations(struct engine *e, const struct engine_keep *k, struct vireo_error *err);
+
 struct engine_stats {
     uint32_t running, waiting;
     uint64_t prompt_tokens, generated_tokens, steps;

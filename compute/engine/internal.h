@@ -17,6 +17,8 @@ struct engine {
     uint32_t feature_rows;
     struct job *waiting, *running; // lists in order of arrival
     struct engine_stats stats;
+    struct engine_keep keep;  // text NULL: nothing is kept
+    struct kept_place *place; // [page_total * PAGE_TOKENS], while kept: of the row whose keys lie in the slot
     struct arena step; // host arrays of one step
 };
 
@@ -55,6 +57,8 @@ struct batch {
 // Records the vision tower and the text model for what was scheduled. *hidden: [rows, hidden_size]; address 0: nothing
 // was scheduled.
 bool batch_run(struct engine *e, struct batch *b, struct tensor *hidden, struct vireo_error *err);
+// Tells e->keep where the rows of an ended sample are. False: no host memory.
+bool batch_tell_places(struct engine *e, const struct job *j, const struct sequence *s);
 
 // ---- draw.c
 

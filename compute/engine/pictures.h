@@ -6,7 +6,7 @@
 #define VIREO_ENGINE_PICTURES_H
 
 #include "compute/base/hash.h"
-#include "compute/tensor/tensor.h"
+#include "compute/nn/kept.h"
 
 struct features;
 // A pool of `rows` rows of `columns` values in `memory`. NULL + err.
@@ -19,6 +19,7 @@ struct feature {
     uint8_t digest[HASH_BYTES];
     uint32_t first, count; // its rows of the pool
     uint32_t *place;       // [count]
+    struct kept_place kept; // its first row of the vision tower's activations, where they are kept
     bool pinned;
     uint64_t used; // when last
     struct feature *next;
