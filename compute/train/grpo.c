@@ -29,14 +29,57 @@ struct packed {
     uint32_t *hidden_row, *target, count;
     struct vision_batch vision;
     struct tensor features;
+    bool kept; // the rollout computed all of it: `places` of the rows
+    struct kept_place *places;
 };
+
+// Whether the rollout kept every row of kept groups [from, to).
+static bool is_kept(const struct trainer *t, const struct groups *g, uint32_t from, uint32_t to)
+{
+    if (!keep_is_complete(t))
+        return false;
+    for (uint32_t k = from; k < to; k++) {
+        const struct example *e = &g->d->examples[g->kept[k]];
+        for (uint32_t i = 0; t->kept_vision && i < e->prompt.image_count; i++)
+            if (g->r.pictures[e->pictures[i]].run == KEPT_NOWHERE)
+                return false;
+        for (uint32_t i = 0; i < g->r.n; i++) {
+            const struct completion *c = &g->r.completions[g->kept[k] * g->r.n + i];
+            if (c->count == 0 || c->places_count != e->prompt.count + c->count - 1)
+                return false;
+            for (uint32_t p = 0; p < c->places_count; p++)
+                if (c->places[p].run == KEPT_NOWHERE)
+                    return false;
+        }
+    }
+    return true;
+}
+
+// The places of the packed rows, in their order.
+static struct kept_place *places_of(struct arena *a, const struct groups *g, uint32_t from, uint32_t to, uint32_t rows)
+{
+    struct kept_place *places = arena_array(a, struct kept_place, rows);
+    uint32_t at = 0;
+    for (uint32_t k = from; places && k < to; k++) {
+        const uint32_t prompt = g->d->examples[g->kept[k]].prompt.count;
+        for (uint32_t i = 0; i < g->r.n; i++) {
+            const struct completion *c = &g->r.completions[g->kept[k] * g->r.n + i];
+            const uint32_t first = i ? prompt : 0; // the prompt stands there once
+            memcpy(places + at, c->places + first, (c->places_count - first) * sizeof *places);
+            at += c->places_count - first;
+        }
+    }
+    vireo_assert(!places || at == rows);
+    return places;
+}
 
 // Lays out [prompt, completion 1 ... completion n] of each group, every picture once, and runs the vision tower.
 static bool pack(struct trainer *t, struct tape *tape, const struct model *m, const struct groups *g, uint32_t from,
-                 uint32_t to, struct packed *out, struct vireo_error *err)
+                 uint32_t to, bool adopt, struct packed *out, struct vireo_error *err)
 {
     struct arena *a = &t->step_arena;
     const struct step_data *d = g->d;
+    const uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
     uint32_t n = g->r.n, tokens = 0, used = 0;
     uint32_t *local = arena_array(a, uint32_t, d->picture_count + 1);
     const struct patches **patches = (const struct patches **)arena_array(a, struct patches *, d->picture_count + 1);
@@ -44,7 +87,8 @@ static bool pack(struct trainer *t, struct tape *tape, const struct model *m, co
         for (uint32_t i = 0; i < n; i++)
             tokens += g->r.completions[g->kept[k] * n + i].count;
     *out = (struct packed){.hidden_row = arena_array(a, uint32_t, tokens + 1),
-                           .target = arena_array(a, uint32_t, tokens + 1)};
+                           .target = arena_array(a, uint32_t, tokens + 1),
+                           .kept = adopt && is_kept(t, g, from, to)};
     if (!local || !patches || !out->hidden_row || !out->target)
         return vireo_fail_memory(err, tokens * 8);
     for (uint32_t i = 0; i < d->picture_count; i++)
@@ -60,7 +104,20 @@ static bool pack(struct trainer *t, struct tape *tape, const struct model *m, co
     if (used) {
         if (!vision_batch_build(m, tape, patches, used, a, &out->vision, err))
             return false;
-        out->features = m->family->vision(tape, m, &out->vision);
+        if (!out->kept)
+            out->features = m->family->vision(tape, m, &out->vision);
+        else if (t->kept_vision) {
+            struct kept_place *rows = arena_array(a, struct kept_place, out->vision.merged);
+            if (!rows)
+                return vireo_fail_memory(err, out->vision.merged * sizeof *rows);
+            for (uint32_t i = 0; i < d->picture_count; i++)
+                for (uint32_t r = 0; local[i] != UINT32_MAX && r < d->patches[i]->rows / unit; r++)
+                    rows[out->vision.first[local[i]] + r] =
+                        (struct kept_place){g->r.pictures[i].run, g->r.pictures[i].row + r};
+            tape_adopt_begin(tape, t->kept_vision, rows, out->vision.merged);
+            out->features = m->family->vision(tape, m, &out->vision);
+            tape_adopt_end(tape);
+        }
     }
     text_rows_init(&out->rows, a);
     for (uint32_t k = from; k < to; k++) {
@@ -82,6 +139,8 @@ static bool pack(struct trainer *t, struct tape *tape, const struct model *m, co
             }
         }
     }
+    if (out->kept && !(out->places = places_of(a, g, from, to, out->rows.count)))
+        return vireo_fail_memory(err, out->rows.count * sizeof *out->places);
     return true;
 }
 
@@ -94,7 +153,11 @@ static struct nn_logprob forward(struct trainer *t, struct tape *tape, const str
         tape_fail(tape, VIREO_INTERNAL, "%s", err ? err->message : "batch");
         return none;
     }
+    if (p->kept)
+        tape_adopt_begin(tape, t->kept_text, p->places, batch.tokens);
     struct tensor hidden = m->family->text(tape, m, &batch, p->features);
+    if (p->kept)
+        tape_adopt_end(tape);
     struct tensor x = nn_gather(tape, hidden, p->hidden_row, p->count);
     return nn_logprob(tape, x, m->head, tape_upload(tape, DTYPE_U32, p->count, p->target), (float)t->spec->temperature);
 }
@@ -113,7 +176,7 @@ static bool reference_logprobs(struct trainer *t, struct groups *g, uint32_t fro
     struct arena_mark mark = arena_mark(&t->step_arena);
     struct tape *tape = trainer_tape(t, false, err);
     struct packed p;
-    bool done = tape && pack(t, tape, t->reference, g, from, to, &p, err);
+    bool done = tape && pack(t, tape, t->reference, g, from, to, false, &p, err);
     if (done && p.count) {
         struct nn_logprob lp = forward(t, tape, t->reference, &p, err);
         uint32_t at = g->first[g->kept[from] * g->r.n];
@@ -133,7 +196,7 @@ static bool policy_update(struct trainer *t, struct groups *g, uint32_t from, ui
     uint32_t n = g->r.n;
     struct tape *tape = trainer_tape(t, true, err);
     struct packed p;
-    bool done = tape && pack(t, tape, t->model, g, from, to, &p, err);
+    bool done = tape && pack(t, tape, t->model, g, from, to, true, &p, err);
     uint32_t at = g->first[g->kept[from] * n];
     if (done && p.count) {
         float *old = arena_array(a, float, p.count), *advantage = arena_array(a, float, p.count);
@@ -402,7 +465,8 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                                .min_p = (float)s->min_p,
                                .top_k = s->top_k,
                                .ignore_eos = s->ignore_eos,
-                               .seed = s->seed};
+                               .seed = s->seed,
+                               .keep = true};
     struct groups g = {.d = &d};
     bool done = rollout_generate(t, &d, &p, &t->step_arena, &g.r, err);
     stopwatch_lap(&watch, timing, "sampling");

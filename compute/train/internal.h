@@ -17,6 +17,8 @@ struct trainer {
     struct optimizer *optimizer;
     struct grader *grader;
     struct gpu_arena *activations, *upload;
+    struct gpu_arena *kept_memory; // of the two below; NULL: the training forward is computed (keep.c)
+    struct kept *kept_text, *kept_vision; // the rollout's activations; vision NULL: frozen
     struct dataset data, validation;
     struct order *order;
     struct arena step_arena; // host memory of one step
@@ -62,6 +64,8 @@ struct completion {
     uint32_t *ids;
     float *logprobs, *entropies;
     uint32_t count, room;
+    struct kept_place *places; // [places_count] of the prompt's rows and its own but the last, while kept
+    uint32_t places_count;
     enum engine_end end;
     char *text; // without special tokens, NUL-terminated
     size_t text_bytes;
@@ -70,6 +74,7 @@ struct completion {
 struct rollout {
     struct completion *completions; // [examples * n], by example, then sample
     uint32_t examples, n;
+    struct kept_place *pictures; // [picture_count] first row of each in the vision tower's run, while kept
 };
 struct rollout_params {
     uint32_t n, max_tokens, step;
@@ -77,14 +82,24 @@ struct rollout_params {
     uint32_t top_k;
     uint64_t seed;
     bool ignore_eos;
+    bool keep; // activations, where keep_open made room
 };
 // Samples n completions of each example; results live in `a`.
 bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
                       struct rollout *out, struct vireo_error *err);
+// Drops what rollout_generate kept.
+void rollout_forget(struct trainer *t);
 // Grades every completion (threads; results by index).
 bool rollout_score(struct trainer *t, const struct step_data *d, struct rollout *r, struct vireo_error *err);
 // The engine for `sequences` at once with this context.
 bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t max_tokens, struct vireo_error *err);
+
+// ---- keep.c: the training forward taken from the rollout
+// Decides whether a step's activations fit into what the device has left, and makes room for them.
+bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *err);
+void keep_close(struct trainer *t);
+// True if everything of the last rollout was kept.
+bool keep_is_complete(const struct trainer *t);
 
 // ---- evaluate.c: greedy or sampled answers to a dataset, graded. *rows (may be NULL): one JSON object a row.
 struct evaluation {

@@ -53,6 +53,14 @@ uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_b
     return kept + VIREO_MAX(head - b->targets * 16 * F, b->tokens * layer_grad);
 }
 
+uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *b)
+{
+    const struct model_text_config *t = &c->text;
+    struct plan_batch kept = {.tokens = b->tokens, .patches = b->patches, .type = b->type, .gradients = true};
+    const uint64_t layer_grad = t->hidden_size * 4ull + 3ull * t->intermediate_size * dtype_bytes(b->type);
+    return plan_activation_bytes(c, &kept) - b->tokens * layer_grad; // of what is kept alone, no head and no gradients
+}
+
 static bool fits(const json_t *plan, uint64_t total, uint64_t available, const struct job_spec *s,
                  struct vireo_error *err)
 {
@@ -116,6 +124,12 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
                                      .gradients = train,
                                      .checkpoint = s->gradient_checkpointing};
     uint64_t activations = plan_activation_bytes(&m->config, &batch);
+    struct plan_batch step = batch; // the rollout of the whole step, where it is kept for the update (keep.c)
+    step.tokens = s->batch_size * row;
+    step.patches = s->freeze_vision ? 0 : s->batch_size * (patches / micro);
+    uint64_t kept = s->method == JOB_GRPO && s->keep_activations && !s->gradient_checkpointing
+                        ? plan_kept_bytes(&m->config, &step)
+                        : 0;
     // Rings for uploads (gpu/staging.c), host-written arrays of trainer and engine, a block of the engine's activations.
     uint64_t staging = (uint64_t)(16 + 16 + (sample ? 4 + 16 : 0)) << 20;
     uint32_t positions = m->config.text.max_position_embeddings; // of the rope table (model_allocate)
@@ -123,11 +137,14 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     weights += tables;
     reference += reference ? tables : 0;
     uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
+    if (total + kept + PLAN_KEEP_SLACK > available)
+        kept = 0;
+    total += kept;
     model_destroy(&m);
     json_t *plan =
-        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
                   (json_int_t)gradients, "optimizer", (json_int_t)optimizer, "reference", (json_int_t)reference, "kv",
-                  (json_int_t)kv, "activations", (json_int_t)activations, "staging", (json_int_t)staging, "total",
+                  (json_int_t)kv, "activations", (json_int_t)activations, "kept_activations", (json_int_t)kept, "staging", (json_int_t)staging, "total",
                   (json_int_t)total, "available", (json_int_t)available, "micro_batch_size", (int)micro);
     if (!plan)
         return vireo_fail_memory(err, 512);

@@ -8,6 +8,8 @@
 // Rows (SFT) or groups (GRPO) computed at once, for rows of `row_tokens` tokens: the job's own number, else as many as
 // make about 8192 tokens, never more than a leaf has.
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
+// A rollout's activations are kept only where so much stays free beside them.
+#define PLAN_KEEP_SLACK ((uint64_t)64 << 20)
 // One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward
 // pass.
 struct plan_batch {
@@ -17,5 +19,7 @@ struct plan_batch {
 };
 // Most bytes of activations and their gradients at one time.
 uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b);
+// Bytes of the activations that a backward pass over the batch reads, without the head's: what a rollout keeps for it.
+uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *b);
 
 #endif

@@ -33,7 +33,7 @@ bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t 
                               .max_batch_tokens = (uint32_t)VIREO_MIN((uint64_t)rows * prompt, 16384)};
     p.kv_tokens = VIREO_MAX(p.kv_tokens, prompt + max_tokens);
     t->engine = engine_create(t->model, &p, err);
-    return t->engine != NULL;
+    return t->engine && (t->spec->method != JOB_GRPO || keep_open(t, longest, err));
 }
 
 // Where the callbacks of one example put what they hear.
@@ -67,6 +67,63 @@ static void on_end(void *user, uint32_t sample, enum engine_end reason, const st
     }
 }
 
+static void on_sample(void *user, uint32_t sample, const struct kept_place *places, uint32_t count)
+{
+    struct listener *l = user;
+    struct completion *c = &l->completions[sample];
+    c->places = (struct kept_place *)arena_copy_bytes(l->a, places, count * sizeof *places); // NULL: as if not kept
+    c->places_count = c->places ? count : 0;
+}
+
+// Where the pictures of a step are kept.
+struct picture_places {
+    const struct step_data *d;
+    struct kept_place *places;
+};
+
+static void on_image(void *user, const struct patches *image, struct kept_place first)
+{
+    struct picture_places *p = user;
+    for (uint32_t i = 0; i < p->d->picture_count; i++)
+        if (p->d->patches[i] == image)
+            p->places[i] = first;
+}
+
+void rollout_forget(struct trainer *t)
+{
+    if (!t->kept_memory)
+        return;
+    kept_clear(t->kept_text);
+    if (t->kept_vision)
+        kept_clear(t->kept_vision);
+    gpu_arena_rewind(t->kept_memory, 0);
+}
+
+static bool generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                     struct rollout *out, struct vireo_error *err);
+
+bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                      struct rollout *out, struct vireo_error *err)
+{
+    if (!p->keep || !t->kept_memory)
+        return generate(t, d, p, a, out, err);
+    struct picture_places pictures = {d, arena_array(a, struct kept_place, d->picture_count + 1)};
+    if (!pictures.places)
+        return vireo_fail_memory(err, d->picture_count * sizeof *pictures.places);
+    for (uint32_t i = 0; i < d->picture_count; i++)
+        pictures.places[i].run = KEPT_NOWHERE;
+    rollout_forget(t);
+    const struct engine_keep keep = {.text = t->kept_text,
+                                     .vision = t->kept_vision,
+                                     .on_image = on_image,
+                                     .on_sample = on_sample,
+                                     .user = &pictures};
+    bool done = engine_keep_activations(t->engine, &keep, err) && generate(t, d, p, a, out, err);
+    out->pictures = pictures.places;
+    struct vireo_error ignored;
+    return engine_keep_activations(t->engine, NULL, done ? err : &ignored) && done;
+}
+
 static bool decode_text(const struct model *m, struct completion *c, struct arena *a, struct vireo_error *err)
 {
     struct token_text text = {0};
@@ -78,8 +135,8 @@ static bool decode_text(const struct model *m, struct completion *c, struct aren
     return c->text || vireo_fail_memory(err, c->text_bytes);
 }
 
-bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
-                      struct rollout *out, struct vireo_error *err)
+static bool generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                     struct rollout *out, struct vireo_error *err)
 {
     struct rollout r = {.examples = d->count, .n = p->n};
     r.completions = arena_array(a, struct completion, (size_t)d->count * p->n);

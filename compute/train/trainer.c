@@ -151,10 +151,11 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         trained += tensor_count(items[i].weight->value);
     const struct gpu_caps *caps = gpu_device_caps(t->dev);
     json_t *facts = json_pack(
-        "{s:i,s:i,s:i,s:I,s:I,s:i,s:i,s:s,s:s,s:i,s:s}", "total_steps", (int)t->total_steps, "rows", (int)t->data.count,
+        "{s:i,s:i,s:i,s:I,s:I,s:i,s:i,s:s,s:s,s:i,s:s,s:b}", "total_steps", (int)t->total_steps, "rows", (int)t->data.count,
         "resumed_from", (int)t->step, "parameters", (json_int_t)model_parameters(t->model), "trained_parameters",
         (json_int_t)trained, "micro_batch_size", (int)t->micro_batch, "leaves", (int)s->leaves, "device", caps->name,
-        "driver", caps->driver_info, "subgroup_size", (int)caps->subgroup_size, "dtype", dtype_name(t->model->dtype));
+        "driver", caps->driver_info, "subgroup_size", (int)caps->subgroup_size, "dtype", dtype_name(t->model->dtype),
+        "keeps_activations", t->kept_memory != NULL);
     if (facts && t->hooks->started)
         t->hooks->started(t->hooks->context, facts);
     json_decref(facts);
@@ -166,6 +167,7 @@ static void close_trainer(struct trainer *t)
     engine_destroy(&t->engine);
     grader_destroy(&t->grader);
     optimizer_destroy(&t->optimizer);
+    keep_close(t);
     gpu_arena_destroy(&t->activations);
     gpu_arena_destroy(&t->upload);
     model_destroy(&t->reference);

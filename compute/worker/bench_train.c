@@ -23,7 +23,7 @@
 struct setup {
     int64_t image, prompts, group, new_tokens, text_tokens, runs;
     double beta;
-    bool bf16, grpo, profile, checkpointing;
+    bool bf16, grpo, profile, checkpointing, keep;
     int offload;
     json_t *model;
     char folder[64];
@@ -36,6 +36,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
     *s = (struct setup){
         .image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
     s->grpo = grpo;
+    s->keep = true;
     if (!json_get_object(config, "", "model", &s->model, err) ||
         !json_get_integer(config, "", "image", 28, 4096, &s->image, err) ||
         !json_get_integer(config, "", "prompts", 1, 1024, &s->prompts, err) ||
@@ -47,6 +48,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         !json_get_bool(config, "", "profile", &s->profile, err) ||
         !json_get_bool(config, "", "gradient_checkpointing", &s->checkpointing, err) ||
         !json_get_choice(config, "", "offload", job_offload_names, &s->offload, err) ||
+        !json_get_bool(config, "", "keep_activations", &s->keep, err) ||
         !json_get_choice(config, "", "dtype", types, &type, err))
         return false;
     if (!s->model)
@@ -271,6 +273,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     spec.beta = s->beta;
     spec.gradient_checkpointing = s->checkpointing;
     spec.offload = (enum job_offload)s->offload;
+    spec.keep_activations = s->keep;
     spec.ignore_eos = true;
     spec.log_completions = false;
     spec.save_steps = 0;
