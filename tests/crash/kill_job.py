@@ -94,6 +94,18 @@ def main():
                 fresh(spec, metrics)
                 run(build, spec, metrics, debug=mode)
                 verdict(f"{job}: recorder's debug mode {mode}, same bytes", outcome(spec, metrics) == want)
+            if job == "grpo":
+                # The update from the rollout's activations, as above, and with a training forward of its own.
+                for changes in ({}, {"micro_batch_size": 1, "leaves": 2}, {"freeze_vision": True}):
+                    both = []
+                    for keep in (True, False):
+                        other = f"{folder}/grpo-keep.json"
+                        with open(other, "w") as f:
+                            json.dump(dict(json.load(open(spec)), keep_activations=keep, **changes), f)
+                        fresh(other, metrics)
+                        run(build, other, metrics)
+                        both.append(outcome(other, metrics))
+                    verdict(f"grpo: activations kept or computed again, same bytes {changes or ''}", both[0] == both[1])
             kills = 0
             for trial in range(trials // 2):
                 fresh(spec, metrics)
