@@ -27,8 +27,8 @@ const char *vk_result_name(VkResult r)
 }
 
 // Mesa's CPU driver computes in vectors of 256 bits unless told otherwise; where the processor has AVX-512 twice the width
-// makes a GRPO step 1.2 times faster (32 registers, loads of all lanes in one instruction). The driver reads the variable
-// once, when it is loaded. Results do not depend on it: no kernel's sums depend on the size of a subgroup.
+// takes 2.84 instead of 3.03 CPU seconds for a GRPO step of the 4M model (one interleaved round). The driver reads the
+// variable once, when it is loaded. No kernel reduces floats over a subgroup but by maximum, so results do not depend on it.
 static void prefer_wide_vectors(void)
 {
 #if defined(__x86_64__) && defined(__GNUC__)

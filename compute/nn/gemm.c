@@ -58,8 +58,9 @@ static bool is_wide(struct tensor x, bool along_k)
     return gemm_load_fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
-// The tile for a C of m rows when operands are aligned. What a row of a tile costs was measured; rows beyond the edge cost
-// as much as any. VIREO_GEMM=simd-0 ... forces one of TALL, WIDE, LOW.
+// The tile for a C of m rows when operands are aligned. What a row of a tile costs is an estimate (64 rows against 32 by
+// measurement, 8 by counting loads); rows beyond the edge cost as much as any.
+// VIREO_GEMM=simd-0 ... forces one of TALL, WIDE, LOW.
 static int choose_rows(const char *forced, uint32_t m)
 {
     static const double cost[] = {[TALL] = 1, [WIDE] = 1.1, [LOW] = 1.6};
