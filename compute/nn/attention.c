@@ -93,7 +93,8 @@ static struct choice choose(struct gpu_device *dev, const struct attention_step 
     if (wants_tiles(caps))
         return choose_tile(s, x);
     const uint32_t D = s->heads.head_dim, lanes = caps->subgroup_size;
-    const double keys = s->spans.pairs / tensor_rows(s->qkv);
+    // More lanes hold more rows to begin with (measured with 8 and 16).
+    const double keys = s->spans.pairs / tensor_rows(s->qkv) * 8 / lanes;
     uint32_t items = x->kv || caps->type != GPU_CPU || keys < 16 ? 1 : keys < 48 ? 2 : 4;
     if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '1' && forced[5] <= '4')
         items = (uint32_t)(forced[5] - '0');
