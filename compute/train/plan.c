@@ -144,8 +144,9 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     json_t *plan =
         json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
                   (json_int_t)gradients, "optimizer", (json_int_t)optimizer, "reference", (json_int_t)reference, "kv",
-                  (json_int_t)kv, "activations", (json_int_t)activations, "kept_activations", (json_int_t)kept, "staging", (json_int_t)staging, "total",
-                  (json_int_t)total, "available", (json_int_t)available, "micro_batch_size", (int)micro);
+                  (json_int_t)kv, "activations", (json_int_t)activations, "kept_activations", (json_int_t)kept,
+                  "staging", (json_int_t)staging, "total", (json_int_t)total, "available", (json_int_t)available,
+                  "micro_batch_size", (int)micro);
     if (!plan)
         return vireo_fail_memory(err, 512);
     if (!fits(plan, total, available, s, err)) {
