@@ -16,6 +16,7 @@
 #include "compute/tokenizer/train.h"
 #include "compute/train/trainer.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,9 @@ struct heard {
     json_t *steps;
     double flops_before, flops; // the device's counter at the end of the step before; of the last step
     double tokens_before, tokens; // tokens of prompts and completions, likewise
+    double busy_before;           // seconds that the device computed
+    double idle[1024];            // share of each step's time in which it did not
+    size_t idle_count;
 };
 
 static void on_metrics(void *context, uint32_t step, const json_t *metrics)
@@ -177,6 +181,11 @@ static void on_metrics(void *context, uint32_t step, const json_t *metrics)
     const double flops = gpu_device_counters(h->dev).flops;
     const double tokens = json_number_value(json_object_get(metrics, "num_tokens"));
     json_array_append(h->steps, json_object_get(metrics, "timing"));
+    const double busy = gpu_device_counters(h->dev).device_seconds;
+    const double step_time = json_number_value(json_object_get(json_object_get(metrics, "timing"), "step_time"));
+    if (step > 1 && step_time > 0 && h->idle_count < 1024) // the first step compiles
+        h->idle[h->idle_count++] = fmax(0, 1 - (busy - h->busy_before) / step_time);
+    h->busy_before = busy;
     h->flops = flops - h->flops_before;
     h->flops_before = flops;
     h->tokens = tokens - h->tokens_before;
@@ -307,8 +316,11 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
                          "device", (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss(),
                          "runs", (int)s->runs);
         done = *out != NULL || vireo_fail_memory(err, 1 << 12);
-        if (done)
+        if (done) {
             json_object_set(*out, "plan_bytes", plan);
+            if (heard.idle_count)
+                json_object_set_new(*out, "idle_share", json_real(bench_figures(heard.idle, heard.idle_count).median));
+        }
         if (done && (!add_flops(s, &heard, *out, err) || (s->profile && !add_profile(dev, *out, err)))) {
             json_decref(*out);
             done = false;
