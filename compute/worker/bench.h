@@ -47,8 +47,9 @@ bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out,
 //   "seconds_median",
 //            "cpu_seconds_min", "cpu_seconds_median" (CPU seconds of all threads), "tokens_per_s" (completion tokens),
 //            "peak_bytes": {"device", "rss"}, "flops": {"counted": what the dispatches of a step declared, "necessary":
-//            bench_cost.h, "ratio"}, "idle_share": median share of a step in which the device did not compute, "runs"}; with profile also "profile": [{"kernel", "count", "seconds",
-//            "gflops"}] (timing each dispatch slows the step down)
+//            bench_cost.h, "ratio"}, "plan_bytes": the memory plan of these sizes, "idle_share": median share of a step in
+//            which the device did not compute, "runs"}; with profile also "profile": [{"kernel", "count", "seconds", "gflops"}]
+//            (timing each dispatch slows the step down)
 bool bench_grpo(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
