@@ -19,6 +19,7 @@ static const struct command {
     {"keys", "create and revoke API keys", cli_keys},
     {"devices", "list the Vulkan devices", worker_devices_main},
     {"bench", "time matrix products, attention, decoding, training steps", worker_bench_main},
+    {"tune", "measure which tiles of matrix products a GPU computes fastest", worker_tune_main},
     {"worker", "what the server starts; not for people", worker_main},
 };
 enum { COUNT = sizeof commands / sizeof commands[0] };

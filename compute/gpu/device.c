@@ -314,6 +314,7 @@ struct gpu_device *gpu_device_create(const struct gpu_device_params *p, struct v
         gpu_device_destroy(&dev);
         return NULL;
     }
+    gpu_tune_load(dev);
     dev->params.select = NULL; // the caller's strings end here
     dev->params.cache_folder = NULL;
     log_info("device %u '%s' (%s), subgroup %u, free %.1f of %.1f GiB%s", dev->caps.index, dev->caps.name,

@@ -7,6 +7,7 @@
 
 #define VK_NO_PROTOTYPES
 #include "compute/gpu/record.h"
+#include "compute/gpu/tune.h"
 
 #include <vulkan/vulkan.h>
 
@@ -302,6 +303,13 @@ void timers_collect(struct gpu_device *dev, struct gpu_slot *slot);
 // Room for `timed` dispatches in the slot's query pool. Without timestamps or memory the slot is just not timed.
 void timers_prepare(struct gpu_device *dev, struct gpu_slot *slot, uint32_t timed);
 
+// ---- tune.c ----
+
+struct gpu_tune {
+    bool known;
+    struct gpu_tune_entry entries[KERNEL_COUNT][GPU_TUNE_CLASSES];
+};
+
 // ---- the device ----
 
 struct gpu_device {
@@ -321,6 +329,7 @@ struct gpu_device {
     struct gpu_timeline timeline;
     struct gpu_staging staging;
     struct gpu_timers timers;
+    struct gpu_tune tune;
     struct gpu_counters counters;
     bool lost;
     struct vireo_error failure; // sticky; code VIREO_OK: none

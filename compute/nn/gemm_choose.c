@@ -1,6 +1,7 @@
 #include "compute/nn/gemm_choose.h"
 
 #include "compute/base/check.h"
+#include "compute/gpu/tune.h"
 #include "shaders/args/gemm.h"
 
 #include <stdlib.h>
@@ -40,30 +41,42 @@ static int forced_number(const char *forced, const char *start, int count)
     return given ? forced[n] - '0' : -1;
 }
 
-static const struct gemm_tile *choose_tile(const char *forced, uint32_t m, uint32_t n)
+// The number of the tile: the forced one, else the one measured as the fastest on this device, else by the formula.
+static uint32_t number_of(struct gpu_device *dev, enum gpu_kernel kernel, int forced, struct tensor c, uint32_t k, uint32_t count,
+                          bool (*is_busy_with)(uint32_t i, uint32_t m, uint32_t n))
 {
-    int i = forced_number(forced, "tile-", GEMM_TILES);
-    if (i < 0)
-        for (i = 0; i < GEMM_TILES - 1 && !is_busy(gemm_tiles[i].rows, gemm_tiles[i].columns, m, n); i++)
-            ;
-    return &gemm_tiles[i];
+    const uint32_t m = tensor_rows(c), n = tensor_columns(c);
+    const int known = forced >= 0 ? forced : gpu_tune_find(dev, kernel, gemm_shape_class(m, n, k), count);
+    uint32_t i = known < 0 ? 0 : (uint32_t)known;
+    while (known < 0 && i < count - 1 && !is_busy_with(i, m, n))
+        i++;
+    return i;
 }
 
-static const struct gemm_coopmat *choose_coopmat(const char *forced, uint32_t m, uint32_t n)
+static bool is_tile_busy(uint32_t i, uint32_t m, uint32_t n)
 {
-    int i = forced_number(forced, "coopmat-", GEMM_COOPMATS);
-    if (i < 0)
-        for (i = 0; i < GEMM_COOPMATS - 1 && !is_busy(gemm_coopmats[i].rows, gemm_coopmats[i].columns, m, n); i++)
-            ;
-    return &gemm_coopmats[i];
+    return is_busy(gemm_tiles[i].rows, gemm_tiles[i].columns, m, n);
+}
+
+static bool is_coopmat_busy(uint32_t i, uint32_t m, uint32_t n)
+{
+    return is_busy(gemm_coopmats[i].rows, gemm_coopmats[i].columns, m, n);
+}
+
+static uint32_t depth(enum nn_product kind, struct tensor a)
+{
+    return kind == NN_TN ? tensor_rows(a) : tensor_columns(a);
 }
 
 static void take_tile(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
                       const char *forced, struct gemm_choice *out)
 {
-    const struct gemm_tile *t = choose_tile(forced, tensor_rows(c), tensor_columns(c));
     const bool aligned = gemm_load_fits(a, 4, kind != NN_TN) && gemm_load_fits(b, 4, kind == NN_NT);
     out->kernel = a.dtype == DTYPE_F16 ? tile_f16[kind] : tile_kernels[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    out->tiles = GEMM_TILES;
+    out->tile = number_of(dev, out->kernel, forced_number(forced, "tile-", GEMM_TILES), c, depth(kind, a), GEMM_TILES,
+                          is_tile_busy);
+    const struct gemm_tile *t = &gemm_tiles[out->tile];
     out->rows = t->rows;
     out->columns = t->columns;
     out->constant_count = GEMM_TILE_CONSTANTS;
@@ -74,14 +87,17 @@ static void take_coopmat(struct gpu_device *dev, enum nn_product kind, struct te
                          const char *forced, struct gemm_choice *out)
 {
     const struct gpu_caps *caps = gpu_device_caps(dev);
-    const struct gemm_coopmat *t = choose_coopmat(forced, tensor_rows(c), tensor_columns(c));
     const bool bf16 = a.dtype == DTYPE_BF16;
     uint32_t load = 8;
     while (load > 1 && !(gemm_load_fits(a, load, kind != NN_TN) && gemm_load_fits(b, load, kind == NN_NT)))
         load = load == 8 ? 4 : 1;
-    if ((kind == NN_TN ? tensor_rows(a) : tensor_columns(a)) < GEMM_COOPMAT_STEP)
+    if (depth(kind, a) < GEMM_COOPMAT_STEP)
         load = 1;
     out->kernel = coopmat_kernels[kind][bf16];
+    out->tiles = GEMM_COOPMATS;
+    out->tile = number_of(dev, out->kernel, forced_number(forced, "coopmat-", GEMM_COOPMATS), c, depth(kind, a),
+                          GEMM_COOPMATS, is_coopmat_busy);
+    const struct gemm_coopmat *t = &gemm_coopmats[out->tile];
     out->rows = t->rows;
     out->columns = t->columns;
     out->constant_count = GEMM_COOPMAT_CONSTANTS;

@@ -18,11 +18,29 @@ struct gemm_choice {
     enum gpu_kernel kernel;
     uint32_t constants[GEMM_COOPMAT_CONSTANTS], constant_count, rows, columns;
     uint32_t flags;
+    uint32_t tile, tiles; // number in gemm_tiles or gemm_coopmats, and how many there are
 };
+
+// Shapes that share a measured tile: by M, N and K, each up to a bound. The bound is also the size that is measured, except
+// of the last, which has none.
+static const uint32_t gemm_class_m[] = {32, 128, 512, 2048}, gemm_class_n[] = {256, 2048, 4096}, gemm_class_k[] = {1024, 2048};
+enum { GEMM_CLASSES_M = 4, GEMM_CLASSES_N = 3, GEMM_CLASSES_K = 2, GEMM_CLASSES = 24 };
+static inline uint32_t gemm_shape_class(uint32_t m, uint32_t n, uint32_t k)
+{
+    uint32_t i = 0, j = 0;
+    while (i < GEMM_CLASSES_M - 1 && m > gemm_class_m[i])
+        i++;
+    while (j < GEMM_CLASSES_N - 1 && n > gemm_class_n[j])
+        j++;
+    return (i * GEMM_CLASSES_N + j) * GEMM_CLASSES_K + (k > gemm_class_k[0]);
+}
 
 // The choice among the families for GPUs; false: the product belongs to "simd". VIREO_GEMM, for tests and measurements:
 // "simd" or "any" that family, "tile" and "coopmat" (where the device and the types allow it) the others, "tile-0" ...,
 // "coopmat-0" ... their tile of this number.
+// Without a number the tile is the one that gemm_tune.h measured as the fastest for this kernel and class of shapes, else one
+// by a formula. The measured table is asked once the family and its kernel are settled: it can choose a tile, never an order
+// of sums.
 bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
                      struct gemm_choice *out);
 

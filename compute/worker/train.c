@@ -4,6 +4,7 @@
 #include "compute/base/hash.h"
 #include "compute/base/file.h"
 #include "compute/base/json.h"
+#include "compute/nn/gemm_tune.h"
 #include "compute/worker/link.h"
 #include "compute/worker/model_folder.h"
 
@@ -169,6 +170,7 @@ int worker_train(struct link *l)
         job_spec_finish(&spec);
         return fail(l, &err);
     }
+    gemm_tune_once(dev);
     struct train_hooks hooks = {.context = l,
                                 .event = on_event,
                                 .started = on_started,

@@ -2,6 +2,7 @@
 
 #include "compute/base/check.h"
 #include "compute/base/os.h"
+#include "compute/nn/gemm_tune.h"
 #include "compute/worker/link.h"
 
 #include <fcntl.h>
@@ -21,7 +22,10 @@ struct gpu_device *worker_open_device(const json_t *message, struct vireo_error 
         .cache_folder = json_string_value(json_object_get(message, "cache_folder")),
         .memory_limit = (uint64_t)json_integer_value(json_object_get(message, "memory_limit")),
     };
-    return gpu_device_create(&p, err);
+    struct gpu_device *dev = gpu_device_create(&p, err);
+    if (dev)
+        gemm_tune_once(dev);
+    return dev;
 }
 
 int worker_exit_of(const struct vireo_error *err)

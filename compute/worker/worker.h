@@ -18,5 +18,7 @@ int worker_main(int argc, char **argv);
 // `vireo devices [--json]` and `vireo bench NAME [--config FILE] [--json]`: run in this process.
 int worker_devices_main(int argc, char **argv);
 int worker_bench_main(int argc, char **argv);
+// `vireo tune [--device NAME] [--cache FOLDER] [--seconds N] [--most-mflop N] [--json]`: measures the tiles of matrix products.
+int worker_tune_main(int argc, char **argv);
 
 #endif

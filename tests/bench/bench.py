@@ -106,6 +106,19 @@ def engine():
     positive(r["bytes_per_s"], "load: bytes_per_s")
 
 
+def tune():
+    command = [VIREO, "tune", "--json", "--seconds", "0.01", "--most-mflop", "20", "--cache", os.path.join(SCRATCH, "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, "VIREO_GEMM": "tile"})
+    check(done.returncode == 0, f"tune: {done.stderr[-300:]}")
+    r = json.loads(done.stdout) if done.returncode == 0 else {"results": [], "file": ""}
+    check(len(r["results"]) == 1 and os.path.exists(r["file"]), "tune: one class in so short a time, and its file")
+    for row in r["results"]:
+        check(0 <= row["tile"] < 3 and 0 < row["seconds"] <= row["formula_seconds"], f"tune: {row}")
+    for bad in (["--seconds", "0"], ["--seconds", "nan"], ["nonsense"], ["--cache"]):
+        done = subprocess.run([VIREO, "tune", *bad], capture_output=True, text=True, timeout=60)
+        check(done.returncode == 64 and "usage: vireo tune" in done.stderr, f"tune {bad} shows the usage")
+
+
 def errors():
     for name, config, word in (("grpo", {}, "model"), ("gemm", {"shapes": [{"m": 0}]}, "shapes[0].m"),
                                ("logprob", {"row": 3}, "unknown field"), ("prefill", {"model": MODEL, "image": 1}, "image"),
@@ -119,6 +132,7 @@ def errors():
 products()
 steps()
 engine()
+tune()
 errors()
 print(f"{passed} passed, {failed} failed")
 sys.exit(1 if failed or not passed else 0)
