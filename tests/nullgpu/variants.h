@@ -37,9 +37,9 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
         gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], i == GEMM_COOPMATS + 2,
                                i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
     } else if (variant_has_name(v, "gemm")) {
+        // The family for CPU drivers, as below.
         v->count = 1;
-        v->constants[0] = i; // type of C
-        return i < 2;
+        return i < 1; // C in f32
     } else if (variant_has_name(v, "attention_tile")) {
         // Head sizes, aligned, in f32 and in bf16; keys in pages; no alignment, head sizes that take no whole quads.
         v->count = 8;
@@ -92,11 +92,18 @@ static inline uint32_t variant_invocations(const struct variant *v, uint32_t sub
                                                    : subgroup;
 }
 
-// Where a spill is a failure. Not: what takes no part of a step's time; and the attention family for CPU drivers, which keeps
-// a row of the head in each lane's registers.
+// The families for CPU drivers, which GPUs run on request only: attention keeps a row of the head in each lane's registers,
+// products a whole tile.
+static inline bool variant_is_for_cpus(const struct variant *v)
+{
+    return (variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile")) ||
+           (variant_has_name(v, "gemm") && !variant_has_name(v, "gemm_tile") && !variant_has_name(v, "gemm_coopmat"));
+}
+
+// Where a spill is a failure. Not: what takes no part of a step's time, nor the families for CPU drivers.
 static inline bool variant_is_hot(const struct variant *v)
 {
-    const bool other_family = variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile");
+    const bool other_family = variant_is_for_cpus(v);
     return !variant_has_name(v, "sample") && !other_family && v->kernel != KERNEL_FILL_F32;
 }
 
@@ -109,7 +116,7 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
         return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
     if (variant_has_name(v, "gemm_coopmat"))
         return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
-    return !variant_has_name(v, "attention");
+    return !variant_is_for_cpus(v) && !variant_has_name(v, "attention");
 }
 
 // What docs/gpu-report.md has a row for.
