@@ -97,8 +97,8 @@ def main():
                 run(build, spec, metrics, debug=mode)
                 verdict(f"{job}: recorder's debug mode {mode}, same bytes", outcome(spec, metrics) == want)
             if job == "grpo":
-                # The update from the rollout's activations, as above, and with a training forward of its own. The fault:
-                # memory for activations ends in the middle of a rollout; then that step computes them, the others adopt.
+                # The update from the rollout's activations, as above, and with a training forward of its own. The
+                # fault: memory for activations ends in the middle of a rollout; then that step computes them, the others adopt.
                 bf16 = {"dtype": "bf16", "drop_zero_std_groups": True, "max_steps": 3}
                 for changes, fault in (({}, None), ({"micro_batch_size": 1, "leaves": 2}, None),
                                        ({"freeze_vision": True}, None), (bf16, None), (bf16, "fail:kept.new:300")):
@@ -110,7 +110,8 @@ def main():
                         fresh(other, metrics)
                         run(build, other, metrics, fault=fault, log=log)
                         both.append(outcome(other, metrics))
-                        counts.append([sum(f"activations {how}" in line for line in log) for how in ("adopted", "computed")])
+                        counts.append([sum(f"activations {how}" in line for line in log)
+                                       for how in ("adopted", "computed")])
                     (adopted, again), computed = counts[0], counts[1][1]
                     good = both[0] == both[1] and 0 < adopted == computed - again and counts[1][0] == 0 and \
                         (again > 0) == (fault is not None)

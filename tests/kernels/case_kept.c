@@ -332,7 +332,8 @@ static bool matches(uint32_t rows, uint32_t count, const struct tensor *made)
 {
     struct kept *k = kept_create(test_arena, UINT64_MAX, &err);
     REQUIRE(k);
-    static const struct tensor first[] = {{.dtype = DTYPE_F32, .shape = {4, 6}}, {.dtype = DTYPE_BF16, .shape = {8, 4}}};
+    static const struct tensor first[] = {{.dtype = DTYPE_F32, .shape = {4, 6}},
+                                          {.dtype = DTYPE_BF16, .shape = {8, 4}}};
     for (int run = 0; run < 2; run++) {
         struct tape *t = test_tape(false);
         tape_keep_begin(t, k, run ? rows : 4);

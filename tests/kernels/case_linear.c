@@ -335,9 +335,10 @@ static void cpu_tiles_have_the_same_bits(void **state)
         for (uint32_t i = 0; i < 4; i++) {
             // Each kind has both types of C, and each pair of operands meets both.
             const uint32_t *e = shapes[(i + (uint32_t)kind) % 4];
-            const enum dtype at_ = types[i & 1], bt = types[i >> 1], ct = types[(i + (uint32_t)kind) & 1], extra = types[kind & 1];
-            // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a multiple
-            // of 4 too, unless it is k. A bf16 C in whole words.
+            const enum dtype at_ = types[i & 1], bt = types[i >> 1], ct = types[(i + (uint32_t)kind) & 1];
+            const enum dtype extra = types[kind & 1];
+            // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a
+            // multiple of 4 too, unless it is k. A bf16 C in whole words.
             const uint32_t m = kind == NN_TN ? (e[0] + 3) / 4 * 4 : e[0], n = kind == NN_NT ? e[1] : (e[1] + 3) / 4 * 4;
             const uint32_t k = e[2], width = kind == NN_TN ? m : k, depth = kind == NN_NT ? k : n;
             struct product p = {.kind = kind, .beta = 1};

@@ -397,8 +397,8 @@ static void the_same_work_is_recorded_once(void **state)
     replay(make(&(struct gpu_device_params){0}));
 }
 
-// An arena that went away and one made after it often stand at one address: equal lists, but the command buffer kept for the
-// first names a buffer that is gone.
+// An arena that went away and one made after it often stand at one address: equal lists, but the command buffer kept
+// for the first names a buffer that is gone.
 static void memory_at_an_old_address_is_not_replayed(void **state)
 {
     (void)state;
