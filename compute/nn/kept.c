@@ -108,7 +108,7 @@ struct tensor kept_new(struct kept *k, enum dtype type, uint32_t rows, uint32_t 
         return x;
     struct run *r = &k->runs[k->run_count - 1];
     const uint64_t bytes = (uint64_t)rows * columns * dtype_bytes(type);
-    k->incomplete = !alike(k, x, r) || gpu_arena_used(k->memory) + bytes > k->most;
+    k->incomplete = vireo_fault("kept.new") || !alike(k, x, r) || gpu_arena_used(k->memory) + bytes > k->most;
     if (!k->incomplete && k->tensor_count == k->tensor_room) {
         uint32_t room = k->tensor_room ? 2 * k->tensor_room : 1024;
         struct tensor *tensors = vireo_realloc(k->tensors, room * sizeof *tensors);

@@ -5,9 +5,12 @@
 #include "compute/train/policy_loss.h"
 
 #include "compute/base/check.h"
+#include "compute/base/log.h"
 
 #include <math.h>
 #include <string.h>
+
+#define LOG_MODULE "grpo"
 
 // One step's groups with what training needs of them.
 struct groups {
@@ -198,6 +201,8 @@ static bool policy_update(struct trainer *t, struct groups *g, uint32_t from, ui
     struct packed p;
     bool done = tape && pack(t, tape, t->model, g, from, to, true, &p, err);
     uint32_t at = g->first[g->kept[from] * n];
+    if (done)
+        log_debug("step %u, groups %u to %u: activations %s", t->step + 1, from, to, p.kept ? "adopted" : "computed");
     if (done && p.count) {
         float *old = arena_array(a, float, p.count), *advantage = arena_array(a, float, p.count);
         float *weight = arena_array(a, float, p.count);

@@ -21,9 +21,9 @@ POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoi
           "file.rename", "gpu.submit"]
 
 
-def run(build, spec, metrics, fault=None, kill_after=None, debug=None):
-    """One attempt. Returns True when the job finished."""
-    env = dict(os.environ, VIREO_LOG="error")
+def run(build, spec, metrics, fault=None, kill_after=None, debug=None, log=None):
+    """One attempt. Returns True when the job finished. `log` gets the lines of its debug log."""
+    env = dict(os.environ, VIREO_LOG="error" if log is None else "debug")
     if debug:
         env["VIREO_GPU_DEBUG"] = debug
     env.pop("VIREO_FAULT", None)
@@ -38,6 +38,8 @@ def run(build, spec, metrics, fault=None, kill_after=None, debug=None):
         child.communicate()
         return False
     if child.returncode == 0:
+        if log is not None:
+            log += errors.decode(errors="replace").splitlines()
         return True
     if child.returncode == -9:
         return False
@@ -95,17 +97,30 @@ def main():
                 run(build, spec, metrics, debug=mode)
                 verdict(f"{job}: recorder's debug mode {mode}, same bytes", outcome(spec, metrics) == want)
             if job == "grpo":
-                # The update from the rollout's activations, as above, and with a training forward of its own.
-                for changes in ({}, {"micro_batch_size": 1, "leaves": 2}, {"freeze_vision": True}):
-                    both = []
+                # The update from the rollout's activations, as above, and with a training forward of its own. The
+                # fault: memory for activations ends in the middle of a rollout; then that step computes them, the others adopt.
+                bf16 = {"dtype": "bf16", "drop_zero_std_groups": True, "max_steps": 3}
+                for changes, fault in (({}, None), ({"micro_batch_size": 1, "leaves": 2}, None),
+                                       ({"freeze_vision": True}, None), (bf16, None), (bf16, "fail:kept.new:300")):
+                    both, counts = [], []
                     for keep in (True, False):
-                        other = f"{folder}/grpo-keep.json"
+                        other, log = f"{folder}/grpo-keep.json", []
                         with open(other, "w") as f:
                             json.dump(dict(json.load(open(spec)), keep_activations=keep, **changes), f)
                         fresh(other, metrics)
-                        run(build, other, metrics)
+                        run(build, other, metrics, fault=fault, log=log)
                         both.append(outcome(other, metrics))
-                    verdict(f"grpo: activations kept or computed again, same bytes {changes or ''}", both[0] == both[1])
+                        counts.append([sum(f"activations {how}" in line for line in log)
+                                       for how in ("adopted", "computed")])
+                    (adopted, again), computed = counts[0], counts[1][1]
+                    good = both[0] == both[1] and 0 < adopted == computed - again and counts[1][0] == 0 and \
+                        (again > 0) == (fault is not None)
+                    rows = [json.loads(line) for line in both[0][0].splitlines()]
+                    if changes is bf16: # groups were dropped, and completions ended at different lengths
+                        good = good and any(0 < r["frac_reward_zero_std"] < 1 for r in rows) and \
+                            any(r["completions/min_length"] < r["completions/max_length"] for r in rows)
+                    verdict(f"grpo: activations kept or computed again, same bytes {changes or ''} {fault or ''}".rstrip(),
+                            good, f"{adopted} of {computed} micro-batches adopted")
             kills = 0
             for trial in range(trials // 2):
                 fresh(spec, metrics)

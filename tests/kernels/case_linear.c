@@ -1,6 +1,7 @@
 // nn_gemm, nn_column_sum, nn_linear, nn_linear_add.
 #include "tests/kernels/kernels.h"
 
+#include "compute/base/check.h"
 #include "compute/base/half.h"
 #include "compute/nn/gemm_tile.h"
 #include "shaders/args/gemm.h"
@@ -322,6 +323,50 @@ static void tiles_have_the_bits_of_the_simd_family(void **state)
         }
 }
 
+// The tiles for CPU drivers and the general kernel are one product to the last bit, whatever its types, epilogue and
+// layout: tiles are chosen by the number of rows, the general kernel by strides.
+static void cpu_tiles_have_the_same_bits(void **state)
+{
+    (void)state;
+    static const char *const kernels[] = {"simd-0", "simd-1", "simd-2", "any"};
+    // Rows, columns, terms: short of every tile and past the tallest, rests of every kind, blocks of a long TN sum.
+    static const uint32_t shapes[][3] = {{7, 5, 3}, {71, 67, 77}, {37, 150, 64}, {9, 34, 1111}};
+    for (int kind = NN_NT; kind <= NN_TN; kind++)
+        for (uint32_t i = 0; i < 4; i++) {
+            // Each kind has both types of C, and each pair of operands meets both.
+            const uint32_t *e = shapes[(i + (uint32_t)kind) % 4];
+            const enum dtype at_ = types[i & 1], bt = types[i >> 1], ct = types[(i + (uint32_t)kind) & 1];
+            const enum dtype extra = types[kind & 1];
+            // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a
+            // multiple of 4 too, unless it is k. A bf16 C in whole words.
+            const uint32_t m = kind == NN_TN ? (e[0] + 3) / 4 * 4 : e[0], n = kind == NN_NT ? e[1] : (e[1] + 3) / 4 * 4;
+            const uint32_t k = e[2], width = kind == NN_TN ? m : k, depth = kind == NN_NT ? k : n;
+            struct product p = {.kind = kind, .beta = 1};
+            p.a = matrix_padded(at_, kind == NN_TN ? k : m, width, 4, 4 + (4 - width % 4) % 4, 81);
+            p.b = matrix_padded(bt, kind == NN_NT ? n : k, depth, 4, 4 + (4 - depth % 4) % 4, 82);
+            p.c = matrix_padded(ct, m, n, 2, 2 + n % 2, 83);
+            p.bias = matrix_padded(extra, 1, n, 3, 2, 84);
+            p.residual = matrix_padded(extra, m, n, 5, 2, 85);
+            float *wanted = NULL;
+            for (size_t v = 0; v < VIREO_COUNT(kernels); v++) {
+                if (p.beta)
+                    REQUIRE_OK(tensor_write_floats(test_device, p.c.whole, p.c.values, &err));
+                float *got = product_values_by(&p, kernels[v]);
+                char what[80];
+                snprintf(what, sizeof what, "%s %s %s %s -> %s m=%u n=%u k=%u", kernels[v], product_names[kind],
+                         dtype_name(at_), dtype_name(bt), dtype_name(ct), m, n, k);
+                if (wanted)
+                    test_same_bits(what, got, wanted, (size_t)m * n);
+                else
+                    wanted = got;
+                if (got != wanted)
+                    free(got);
+            }
+            free(wanted);
+            product_free(&p);
+        }
+}
+
 static void column_sums(void **state)
 {
     (void)state;
@@ -562,6 +607,7 @@ const struct CMUnitTest cases_linear[] = {
     cmocka_unit_test(bf16_result_of_odd_width),
     cmocka_unit_test(rows_have_the_same_bits_in_every_batch),
     cmocka_unit_test(tiles_have_the_bits_of_the_simd_family),
+    cmocka_unit_test(cpu_tiles_have_the_same_bits),
     cmocka_unit_test(column_sums),
     cmocka_unit_test(zero_arguments_touch_nothing),
     cmocka_unit_test(linear_forward_and_gradients),
