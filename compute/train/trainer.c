@@ -129,7 +129,7 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         err);
     if (!t->activations || !t->upload || !model_take_gradients(t->model, s->freeze_vision, err))
         return false;
-    t->optimizer = optimizer_create(t->model, s->leaves, err);
+    t->optimizer = optimizer_create(t->model, s->leaves, s->offload & OFFLOAD_OPTIMIZER ? s->work_folder : NULL, err);
     if (!t->optimizer || (resume[0] && !state_load_optimizer(t, resume, err)) ||
         !open_data(t, method->method == JOB_SFT, err))
         return false;

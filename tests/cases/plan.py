@@ -18,7 +18,8 @@ MODEL = {
     "vision_start_token_id": 3, "vision_end_token_id": 4, "image_token_id": 5, "video_token_id": 6,
     "tie_word_embeddings": True, "dtype": "float32"}
 CASES = [("grpo", {}), ("grpo", {"gradient_checkpointing": True, "offload": "reference"}),
-         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True}), ("sft", {})]
+         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True}), ("sft", {}),
+         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True, "offload": "all"}), ("sft", {"offload": "optimizer"})]
 
 failed = 0
 for method, options in CASES:
