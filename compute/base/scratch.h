@@ -1,4 +1,4 @@
-// A file of working memory: bytes at offsets, gone when the process ends, however it ends. It has no name but for a moment.
+// A file of working memory: bytes at offsets, gone when the process ends, however it ends: its name goes at once.
 //
 // Fault points (base/fault.h): scratch.open, scratch.read, scratch.write (fails as a full disk).
 #ifndef VIREO_BASE_SCRATCH_H

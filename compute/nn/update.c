@@ -382,7 +382,8 @@ static void adamw(struct tape *t, struct nn_update *u, const struct nn_update_pa
 }
 
 // The device works on one window while the host writes back the one before the last and reads the next.
-static bool adamw_windows(struct tape *t, struct nn_update *u, const struct nn_update_params *p, struct vireo_error *err)
+static bool adamw_windows(struct tape *t, struct nn_update *u, const struct nn_update_params *p,
+                          struct vireo_error *err)
 {
     uint64_t ticket[2] = {0};
     for (uint32_t i = 0; i < u->window_count + 2; i++) {

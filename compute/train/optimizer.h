@@ -4,10 +4,10 @@
 // the weights' gradients; finished leaves are added in a fixed balanced tree, so that any number of ranks up to L gives
 // the same bits. That needs log2(L) buffers beside the gradients themselves.
 //
-// Offload: the state (m, v, and the master copies of bf16 weights) lives in a file without a name in the job's folder, and
-// a step passes it through two windows of at most 16 MiB (nn.h). A file rather than host memory on every device: where host
-// and device share their memory, as on CPU drivers and integrated GPUs, only a file lowers the peak, and where they do not,
-// the system's page cache holds as much of it as is free. Same bits.
+// Offload: the state (m, v, and the master copies of bf16 weights) lives in a file without a name in the job's
+// folder, and a step passes it through two windows of at most 16 MiB (nn.h). A file rather than host memory on every
+// device: where host and device share their memory, as on CPU drivers and integrated GPUs, only a file lowers the
+// peak, and where they do not, the system's page cache holds as much of it as is free. Same bits.
 #ifndef VIREO_TRAIN_OPTIMIZER_H
 #define VIREO_TRAIN_OPTIMIZER_H
 
@@ -17,10 +17,11 @@
 struct optimizer;
 struct optimizer_item {
     struct weight *weight;
-    struct tensor master, m, v; // f32; master is the weight itself unless it is stored in bf16; no memory when offloaded
+    // f32; master is the weight itself unless it is stored in bf16. Offloaded: a shape without memory.
+    struct tensor master, m, v;
 };
-// State for every weight of `model` that has a gradient, in device memory, or in a file of `folder` unless NULL. NULL + err;
-// VIREO_NO_SPACE: the file does not fit (all of it is written here).
+// State for every weight of `model` that has a gradient, in device memory, or in a file of `folder` unless NULL.
+// NULL + err; VIREO_NO_SPACE: the file does not fit (all of it is written here).
 struct optimizer *optimizer_create(struct model *model, uint32_t leaves, const char *folder, struct vireo_error *err);
 void optimizer_destroy(struct optimizer **o);
 size_t optimizer_items(const struct optimizer *o, const struct optimizer_item **items);

@@ -124,6 +124,8 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
                                      .gradients = train,
                                      .checkpoint = s->gradient_checkpointing};
     uint64_t activations = plan_activation_bytes(&m->config, &batch);
+    if (train)
+        activations = VIREO_MAX(activations, PLAN_ACTIVATIONS_LEAST);
     struct plan_batch step = batch; // the rollout of the whole step, where it is kept for the update (keep.c)
     step.tokens = s->batch_size * row;
     step.patches = s->freeze_vision ? 0 : s->batch_size * (patches / micro);

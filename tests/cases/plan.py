@@ -19,7 +19,8 @@ MODEL = {
     "tie_word_embeddings": True, "dtype": "float32"}
 CASES = [("grpo", {}), ("grpo", {"gradient_checkpointing": True, "offload": "reference"}),
          ("grpo", {"dtype": "bf16", "gradient_checkpointing": True}), ("sft", {}),
-         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True, "offload": "all"}), ("sft", {"offload": "optimizer"})]
+         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True, "offload": "all"}),
+         ("sft", {"offload": "optimizer"})]
 
 failed = 0
 for method, options in CASES:

@@ -22,8 +22,8 @@ POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoi
 
 
 def run(build, spec, metrics, fault=None, kill_after=None, debug=None, stop=None, failure=None):
-    """One attempt. Returns True when the job finished (or, with stop, saved and stopped after that step). failure: words
-    that a failed job's error must have; then False is returned."""
+    """One attempt. Returns True when the job finished (or, with stop, saved and stopped after that step). failure: a
+    job that fails with these words in its error gives False."""
     env = dict(os.environ, VIREO_LOG="error")
     if debug:
         env["VIREO_GPU_DEBUG"] = debug
@@ -107,7 +107,7 @@ def offload(build, folder, job, verdict):
             fresh(spec, metrics)
             attempt("optimizer", stop=3)
             before = set(os.listdir(work + "/checkpoints"))
-            failed = not attempt("optimizer", fault="fail:scratch." + fault, failure="the scratch file of the optimizer")
+            failed = not attempt("optimizer", fault="fail:scratch." + fault, failure="scratch file of the optimizer")
             kept = before <= set(os.listdir(work + "/checkpoints")) and os.listdir(work) == ["checkpoints"]
             steps = len(open(metrics).readlines())
             attempt("optimizer")

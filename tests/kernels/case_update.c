@@ -244,7 +244,8 @@ static bool store_write(void *context, uint64_t at, const void *from, size_t byt
 }
 
 // All values of an item's part to the store or back.
-static void move_part(struct host_store *s, const struct nn_update *u, uint32_t item, uint32_t part, float *values, bool in)
+static void move_part(struct host_store *s, const struct nn_update *u, uint32_t item, uint32_t part, float *values,
+                      bool in)
 {
     uint64_t run;
     for (uint64_t at = 0; at < sizes[item]; at += run) {
@@ -257,8 +258,8 @@ static void move_part(struct host_store *s, const struct nn_update *u, uint32_t 
     }
 }
 
-static void same_part(const char *what, struct tensor want, struct host_store *s, const struct nn_update *u, uint32_t item,
-                      uint32_t part)
+static void same_part(const char *what, struct tensor want, struct host_store *s, const struct nn_update *u,
+                      uint32_t item, uint32_t part)
 {
     float *a = test_fetch(want), *b = test_alloc(sizes[item], sizeof *b);
     move_part(s, u, item, part, b, false);
@@ -266,8 +267,8 @@ static void same_part(const char *what, struct tensor want, struct host_store *s
     free(a), free(b);
 }
 
-// The state in a store, window by window, against the state on the device: the same bits after every step, a skipped one
-// included.
+// The state in a store, window by window, against the state on the device: the same bits after every step, also after
+// one that is skipped.
 static void a_store_gives_the_same_bits(void **state)
 {
     (void)state;
