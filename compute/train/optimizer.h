@@ -32,6 +32,7 @@ bool optimizer_get(struct optimizer *o, size_t item, enum optimizer_part part, u
 bool optimizer_set(struct optimizer *o, size_t item, enum optimizer_part part, uint64_t at, uint64_t n,
                    const float *values, struct vireo_error *err);
 
+// Gradients to zero.
 void optimizer_zero(struct optimizer *o, struct tape *t);
 // After leaf number `leaf` (0, 1, ... L - 1): adds it into the tree; after the last one the gradients hold the whole
 // sum.
