@@ -73,8 +73,8 @@ def changed(folder, spec, **changes):
 
 
 def offload(build, folder, job, verdict):
-    """The optimiser's state in a file: no bit of the job depends on it, a checkpoint and a resume included, also where a
-    job saved with one choice goes on with another; and what happens when the file fails."""
+    """The optimiser's state in a file: no bit of the job depends on it, also where a job that was saved with one choice
+    goes on with another; and what happens when the file fails."""
     spec, metrics = f"{folder}/{job}.json", f"{folder}/{job}.metrics"
     for dtype in ("fp32", "bf16"):
         def attempt(offload, **more):
@@ -96,8 +96,8 @@ def offload(build, folder, job, verdict):
         if (job, dtype) != ("sft", "bf16"):
             continue
         work = json.load(open(spec))["work_folder"]
-        # A disk that is full when the job resumes and in the middle of step 4; a file that breaks in that step, and while
-        # the checkpoint of step 4 is written.
+        # A disk that is full when the job resumes and in the middle of step 4; a file that breaks in that step, and
+        # while the checkpoint of step 4 is written.
         fresh(spec, metrics)
         attempt("none", stop=3)
         with open(work + "/checkpoints/step-3/optimizer.safetensors", "rb") as f:

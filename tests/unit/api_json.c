@@ -70,7 +70,7 @@ static void hyperparameters_and_own_keys_meet(void **state)
         REQUIRE_OK(job_json_read(body, &arena, &r, &err));
         REQUIRE_INT(r.spec.offload, i);
         json_t *shown = job_json_values(&r.spec);
-        REQUIRE_STR(json_string_value(json_object_get(shown, "offload")), offloads[i]);
+        REQUIRE(strcmp(json_string_value(json_object_get(shown, "offload")), offloads[i]) == 0);
         json_decref(shown);
         job_spec_finish(&r.spec);
         json_decref(body);
