@@ -210,13 +210,33 @@ struct nn_update *nn_update_create(struct gpu_device *dev, struct gpu_arena *are
                                    size_t count, struct vireo_error *err);
 void nn_update_destroy(struct nn_update **u);
 
+// The same with the state (m, v, and master where there is a copy) in a store of the caller's, such as a file,
+// instead of in device memory: nn_update_step passes it window by window through two spans of
+// nn_update_window_bytes each, which are host-visible and which the kernel works on in place. Same bits. In `items`
+// those tensors have a shape and no memory. read and write must move exactly `bytes`; false + err ends the step,
+// and the state in the store is then lost.
+struct nn_update_store {
+    void *context;
+    bool (*read)(void *context, uint64_t at, void *to, size_t bytes, struct vireo_error *err);
+    bool (*write)(void *context, uint64_t at, const void *from, size_t bytes, struct vireo_error *err);
+};
+// `store` is copied. What it holds is the caller's to fill first (nn_update_place). NULL + err.
+struct nn_update *nn_update_create_stored(struct gpu_device *dev, struct gpu_arena *arena,
+                                          const struct nn_update_item *items, size_t count,
+                                          const struct nn_update_store *store, struct vireo_error *err);
+// Of the two windows each, for `bytes` of state in all.
+uint64_t nn_update_window_bytes(uint64_t bytes);
+// Where value `first` of an item's part (0 m, 1 v, 2 master) stands in the store, and in *run how many follow it there.
+uint64_t nn_update_place(const struct nn_update *u, size_t item, uint32_t part, uint64_t first, uint64_t *run);
+
 struct nn_update_params {
     float lr, beta1, beta2, eps, weight_decay, max_grad_norm; // max_grad_norm 0: no clipping
     uint32_t step;                                            // from 1, for the bias correction
 };
-// norm = sqrt(sum g^2) by a fixed two-level sum; scale = min(1, max_norm / (norm + 1e-6)); AdamW (decoupled decay; specs
-// section 13) as one multi-tensor dispatch that reads the scale on the device. When the norm is not finite nothing is
-// written. *norm (may be NULL) is read back: it is NaN or infinite exactly when the step was skipped.
+// norm = sqrt(sum g^2) by a fixed two-level sum; scale = min(1, max_norm / (norm + 1e-6)); AdamW (decoupled decay;
+// specs section 13) as one multi-tensor dispatch (a window: one each) that reads the scale on the device. When the
+// norm is not finite nothing is written. *norm (may be NULL) is read back: it is NaN or infinite exactly when the
+// step was skipped.
 bool nn_update_step(struct tape *t, struct nn_update *u, const struct nn_update_params *p, double *norm,
                     struct vireo_error *err);
 void nn_update_zero_grad(struct tape *t, struct nn_update *u);

@@ -22,8 +22,31 @@ struct ranges {
     uint32_t count;
 };
 
+// A run of chunks whose state is on the device together. The store holds the state chunk by chunk, a chunk's m, v and
+// master one after the other: so a window is one piece of it.
+enum { WINDOW_BYTES = 16 << 20, STORE_ALIGN = 64 };
+struct window {
+    uint32_t first, count; // chunks
+    uint64_t at, bytes;    // in the store
+};
+struct placed { // an item in the store
+    uint64_t at, count;
+    uint32_t parts;
+};
+// Of a chunk's m, v or master in the store.
+static uint64_t part_bytes(uint64_t count)
+{
+    return vireo_round_up(count * sizeof(float), STORE_ALIGN);
+}
+
 struct nn_update {
     struct gpu_device *dev;
+    struct nn_update_store store; // read NULL: the state is on the device
+    struct gpu_arena *memory;     // of the windows
+    struct gpu_span slot[2];
+    struct window *windows;
+    uint32_t window_count;
+    struct placed *placed; // [items]
     struct tensor chunks, partial, state;
     struct ranges grad, master, moments[2], copy;
     uint32_t chunk_count;
@@ -91,12 +114,13 @@ static bool ranges_of(struct ranges *out, const struct nn_update_item *items, si
     return true;
 }
 
-static bool item_is_sane(const struct nn_update_item *x)
+static bool item_is_sane(const struct nn_update_item *x, bool stored)
 {
     const uint64_t count = tensor_count(x->master);
     const struct tensor all[] = {x->master, x->grad, x->m, x->v};
+    const bool there[] = {!stored || !x->copy.span.address, true, !stored, !stored};
     for (size_t i = 0; i < VIREO_COUNT(all); i++)
-        if (!all[i].span.address || all[i].dtype != DTYPE_F32 || tensor_count(all[i]) != count ||
+        if ((all[i].span.address != 0) != there[i] || all[i].dtype != DTYPE_F32 || tensor_count(all[i]) != count ||
             !tensor_is_contiguous(all[i]))
             return false;
     return !x->copy.span.address || (x->copy.dtype == DTYPE_BF16 && tensor_count(x->copy) == count &&
@@ -108,14 +132,79 @@ static void cut(const struct nn_update_item *x, struct update_chunk *out)
     const uint64_t count = tensor_count(x->master);
     for (uint64_t first = 0; first < count; first += UPDATE_CHUNK)
         *out++ = (struct update_chunk){
-            .master = x->master.span.address + 4 * first,
+            .master = x->master.span.address ? x->master.span.address + 4 * first : 0,
             .grad = x->grad.span.address + 4 * first,
-            .m = x->m.span.address + 4 * first,
-            .v = x->v.span.address + 4 * first,
+            .m = x->m.span.address ? x->m.span.address + 4 * first : 0,
+            .v = x->v.span.address ? x->v.span.address + 4 * first : 0,
             .copy = x->copy.span.address ? x->copy.span.address + 2 * first : 0,
             .count = (uint32_t)VIREO_MIN(count - first, UPDATE_CHUNK),
             .decay = x->decay,
         };
+}
+
+uint64_t nn_update_window_bytes(uint64_t bytes)
+{
+    // At least the largest chunk; of a small model a part too, so that it has the benefit as well.
+    const uint64_t least = 3 * part_bytes(UPDATE_CHUNK);
+    return VIREO_MIN(VIREO_MAX(least, vireo_round_up(bytes / 4, 256)), (uint64_t)WINDOW_BYTES);
+}
+
+uint64_t nn_update_place(const struct nn_update *u, size_t item, uint32_t part, uint64_t first, uint64_t *run)
+{
+    const struct placed *x = &u->placed[item];
+    const uint64_t chunk = first / UPDATE_CHUNK, begin = chunk * UPDATE_CHUNK;
+    const uint64_t count = VIREO_MIN(x->count - begin, UPDATE_CHUNK);
+    *run = begin + count - first;
+    return x->at + chunk * x->parts * part_bytes(UPDATE_CHUNK) + part * part_bytes(count) + 4 * (first - begin);
+}
+
+// Places in the store, the windows over it, and the chunks' addresses in them.
+static bool make_windows(struct nn_update *u, const struct nn_update_item *items, size_t count,
+                         struct update_chunk *chunks, struct vireo_error *err)
+{
+    u->placed = vireo_calloc(count ? count : 1, sizeof *u->placed);
+    u->windows = vireo_calloc(u->chunk_count ? u->chunk_count : 1, sizeof *u->windows);
+    if (!u->placed || !u->windows)
+        return vireo_fail_memory(err, u->chunk_count * sizeof *u->windows);
+    uint64_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct placed *x = &u->placed[i];
+        *x = (struct placed){.at = total, .count = tensor_count(items[i].master)};
+        x->parts = items[i].copy.span.address ? 3 : 2;
+        const uint64_t full = x->count / UPDATE_CHUNK;
+        total += x->parts * (full * part_bytes(UPDATE_CHUNK) + part_bytes(x->count % UPDATE_CHUNK));
+    }
+    const uint64_t room = nn_update_window_bytes(total);
+    u->memory = gpu_arena_create(
+        u->dev,
+        &(struct gpu_arena_params){.name = "optimizer window", .memory = GPU_MEMORY_READBACK, .bytes = 2 * room}, err);
+    for (int i = 0; i < 2; i++)
+        if (!u->memory || !(u->slot[i] = gpu_arena_take(u->memory, room, err)).address)
+            return false;
+    uint32_t c = 0;
+    uint64_t gap = 0; // behind the last value
+    for (size_t i = 0; i < count; i++)
+        for (uint64_t first = 0; first < u->placed[i].count; first += UPDATE_CHUNK, c++) {
+            uint64_t run;
+            const uint64_t at = nn_update_place(u, i, 0, first, &run), part = part_bytes(run);
+            const uint64_t bytes = u->placed[i].parts * part;
+            struct window *w = u->window_count ? &u->windows[u->window_count - 1] : NULL;
+            if (!w || w->bytes + bytes > room) {
+                w = &u->windows[u->window_count++];
+                *w = (struct window){.first = c, .at = at};
+            }
+            const uint64_t address = u->slot[(u->window_count - 1) % 2].address + at - w->at;
+            chunks[c].m = address;
+            chunks[c].v = address + part;
+            if (u->placed[i].parts == 3)
+                chunks[c].master = address + 2 * part;
+            w->count++;
+            w->bytes += bytes;
+            gap = part - run * sizeof(float);
+        }
+    if (u->window_count > 0)
+        u->windows[u->window_count - 1].bytes -= gap; // the store ends with its last value
+    return true;
 }
 
 static bool fill(struct nn_update *u, struct gpu_arena *arena, const struct nn_update_item *items, size_t count,
@@ -140,7 +229,8 @@ static bool fill(struct nn_update *u, struct gpu_arena *arena, const struct nn_u
         cut(&items[i], next);
         next += nn_ceil(tensor_count(items[i].master), UPDATE_CHUNK);
     }
-    const bool done = bytes == 0 || gpu_write(u->dev, u->chunks.span, chunks, bytes, err);
+    const bool done = (!u->store.read || make_windows(u, items, count, chunks, err)) &&
+                      (bytes == 0 || gpu_write(u->dev, u->chunks.span, chunks, bytes, err));
     free(chunks);
     return done;
 }
@@ -148,14 +238,22 @@ static bool fill(struct nn_update *u, struct gpu_arena *arena, const struct nn_u
 struct nn_update *nn_update_create(struct gpu_device *dev, struct gpu_arena *arena, const struct nn_update_item *items,
                                    size_t count, struct vireo_error *err)
 {
+    return nn_update_create_stored(dev, arena, items, count, &(struct nn_update_store){0}, err);
+}
+
+struct nn_update *nn_update_create_stored(struct gpu_device *dev, struct gpu_arena *arena,
+                                          const struct nn_update_item *items, size_t count,
+                                          const struct nn_update_store *store, struct vireo_error *err)
+{
     struct nn_update *u = vireo_calloc(1, sizeof *u);
     if (!u) {
         vireo_fail_memory(err, sizeof *u);
         return NULL;
     }
     u->dev = dev;
+    u->store = *store;
     for (size_t i = 0; i < count; i++) {
-        vireo_assert(item_is_sane(&items[i]));
+        vireo_assert(item_is_sane(&items[i], store->read != NULL));
         u->elements += tensor_count(items[i].master);
         u->chunk_count += (uint32_t)nn_ceil(tensor_count(items[i].master), UPDATE_CHUNK);
     }
@@ -164,10 +262,16 @@ struct nn_update *nn_update_create(struct gpu_device *dev, struct gpu_arena *are
     return u;
 }
 
-void nn_update_destroy(struct nn_update **u)
+void nn_update_destroy(struct nn_update **update)
 {
-    free(*u);
-    *u = NULL;
+    struct nn_update *u = *update;
+    if (!u)
+        return;
+    gpu_arena_destroy(&u->memory);
+    free(u->windows);
+    free(u->placed);
+    free(u);
+    *update = NULL;
 }
 
 // The uses of a dispatch, kind by kind.
@@ -233,13 +337,15 @@ static void fold_norm(struct tape *t, struct nn_update *u, float max_norm)
                 uses, VIREO_COUNT(uses));
 }
 
-static void adamw(struct tape *t, struct nn_update *u, const struct nn_update_params *p)
+// Chunks [first, first + count); their state in `window`, or on the device for good where its address is 0.
+static void adamw(struct tape *t, struct nn_update *u, const struct nn_update_params *p, uint32_t first, uint32_t count,
+                  struct gpu_span window)
 {
     const double beta1 = p->beta1, beta2 = p->beta2;
     const struct adamw_args args = {
-        .chunks = u->chunks.span.address,
+        .chunks = u->chunks.span.address + first * sizeof(struct update_chunk),
         .state = u->state.span.address,
-        .count = u->chunk_count,
+        .count = count,
         .keep = (float)(1 - (double)p->lr * p->weight_decay),
         .beta1 = p->beta1,
         .rest1 = (float)(1 - beta1),
@@ -256,35 +362,66 @@ static void adamw(struct tape *t, struct nn_update *u, const struct nn_update_pa
     use_ranges(&uses, &u->master, GPU_READ_WRITE);
     // m, v and the copies share what room for declarations is left; two kinds of one arena are mostly one range.
     struct gpu_use rest[3 * RANGES];
-    size_t count = 0;
+    size_t rest_count = 0;
     const struct ranges *kinds[] = {&u->moments[0], &u->moments[1], &u->copy};
     for (size_t k = 0; k < VIREO_COUNT(kinds); k++)
         for (uint32_t i = 0; i < kinds[k]->count; i++)
-            rest[count++] = kinds[k]->use[i];
-    const struct ranges joined = join(rest, count);
+            rest[rest_count++] = kinds[k]->use[i];
+    const struct ranges joined = join(rest, rest_count);
     use_ranges(&uses, &joined, GPU_READ_WRITE);
+    vireo_assert(uses.count < GPU_MAX_USES);
+    uses.list[uses.count++] =
+        (struct gpu_use){.address = window.address, .bytes = window.bytes, .access = GPU_READ_WRITE};
     nn_dispatch(t,
                 &(struct nn_step){.kernel = KERNEL_ADAMW,
                                   .args = &args,
                                   .args_bytes = sizeof args,
-                                  .groups = u->chunk_count,
-                                  .bytes = 34.0 * (double)u->elements},
+                                  .groups = count,
+                                  .bytes = 34.0 * (double)u->elements * count / VIREO_MAX(u->chunk_count, 1u)},
                 uses.list, uses.count);
+}
+
+// The device works on one window while the host writes back the one before the last and reads the next.
+static bool adamw_windows(struct tape *t, struct nn_update *u, const struct nn_update_params *p,
+                          struct vireo_error *err)
+{
+    uint64_t ticket[2] = {0};
+    for (uint32_t i = 0; i < u->window_count + 2; i++) {
+        const uint32_t s = i % 2;
+        if (i >= 2) {
+            const struct window *w = &u->windows[i - 2];
+            if (!gpu_wait(u->dev, ticket[s], err) ||
+                !u->store.write(u->store.context, w->at, u->slot[s].host, w->bytes, err))
+                return false;
+        }
+        if (i < u->window_count) {
+            const struct window *w = &u->windows[i];
+            if (!u->store.read(u->store.context, w->at, u->slot[s].host, w->bytes, err))
+                return false;
+            adamw(t, u, p, w->first, w->count, gpu_span_part(u->slot[s], 0, w->bytes));
+            ticket[s] = gpu_submit(u->dev, err);
+            if (!ticket[s])
+                return false;
+        }
+    }
+    return true;
 }
 
 bool nn_update_step(struct tape *t, struct nn_update *u, const struct nn_update_params *p, double *norm,
                     struct vireo_error *err)
 {
     vireo_assert(p->step > 0);
+    struct update_state state = {0};
+    const bool stored = u->store.read != NULL;
     squares(t, u, false);
     fold_norm(t, u, p->max_grad_norm);
-    adamw(t, u, p);
+    if (!stored)
+        adamw(t, u, p, 0, u->chunk_count, (struct gpu_span){0});
     if (tape_failed(t)) // tape_finish tells why
         return vireo_fail(err, VIREO_INTERNAL, "no optimiser step: the pass before it failed");
-    struct update_state state = {0};
-    if (norm && u->chunk_count && !gpu_read(u->dev, u->state.span, &state, sizeof state, err))
+    if ((norm || stored) && u->chunk_count && !gpu_read(u->dev, u->state.span, &state, sizeof state, err))
         return false;
     if (norm)
         *norm = state.norm;
-    return true;
+    return !stored || !state.finite || adamw_windows(t, u, p, err);
 }

@@ -549,7 +549,7 @@ static bool open_grpo(struct trainer *t, struct vireo_error *err)
         // The reference is the base model as it was before the job, also after a resume.
         struct model_load_params p = {
             .dtype = t->model->dtype, .max_positions = t->model->text_rope_positions, .weights_only = true};
-        p.stream = s->offload == OFFLOAD_REFERENCE;
+        p.stream = s->offload & OFFLOAD_REFERENCE;
         t->reference = model_load(t->dev, s->model_folder, &p, err);
         if (!t->reference)
             return vireo_explain(err, "reference model: ");

@@ -2,6 +2,7 @@
 
 #include "compute/base/check.h"
 #include "compute/base/fault.h"
+#include "compute/base/scratch.h"
 
 #include <stdlib.h>
 
@@ -13,34 +14,60 @@ struct optimizer {
     uint32_t leaves, levels;
     struct tensor *pending; // [levels * count]: level l holds the sum of 2^l leaves that waits for its partner
     struct nn_update *update;
+    struct scratch *file; // holds m, v and masters; NULL: they are in device memory
 };
 
-uint64_t optimizer_bytes(uint64_t parameters, uint32_t leaves, bool bf16)
+uint64_t optimizer_bytes(uint64_t parameters, uint32_t leaves, bool bf16, bool offload)
 {
-    uint64_t copies = 2 + (bf16 ? 1 : 0); // m, v, master
+    const uint64_t state = (2 + (bf16 ? 1 : 0)) * parameters * 4; // m, v, master
+    uint64_t copies = 0;
     for (uint32_t n = leaves; n > 1; n /= 2)
         copies++;
-    return copies * parameters * 4;
+    return copies * parameters * 4 + (offload ? 2 * nn_update_window_bytes(state) : state);
+}
+
+// A tensor of the weight's shape that lives in the file.
+static struct tensor elsewhere(struct tensor like)
+{
+    like.span = (struct gpu_span){0};
+    like.dtype = DTYPE_F32;
+    like.node = 0;
+    return like;
+}
+
+static bool take_item(struct optimizer *o, struct optimizer_item *item, struct vireo_error *err)
+{
+    struct gpu_device *dev = o->model->dev;
+    const struct weight *w = item->weight;
+    const bool own_master = w->value.dtype != DTYPE_F32;
+    item->master = w->value;
+    if (o->file) {
+        item->m = item->v = elsewhere(w->value);
+        if (own_master)
+            item->master = elsewhere(w->value);
+        return true;
+    }
+    item->m = tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err);
+    item->v = tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err);
+    if (own_master)
+        item->master = tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err);
+    if (!item->m.span.address || !item->v.span.address || !item->master.span.address)
+        return vireo_explain(err, "optimizer state of %s: ", w->name);
+    gpu_fill(dev, item->m.span, 0, tensor_bytes(item->m));
+    gpu_fill(dev, item->v.span, 0, tensor_bytes(item->v));
+    return true;
 }
 
 static bool take_state(struct optimizer *o, struct vireo_error *err)
 {
-    struct gpu_device *dev = o->model->dev;
     size_t i = 0;
     for (size_t k = 0; k < o->model->weight_count; k++) {
         struct weight *w = o->model->weights[k];
         if (!w->grad.span.address)
             continue;
-        struct optimizer_item *item = &o->items[i];
-        item->weight = w;
-        bool own_master = w->value.dtype != DTYPE_F32;
-        item->m = tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err);
-        item->v = tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err);
-        item->master = own_master ? tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err) : w->value;
-        if (!item->m.span.address || !item->v.span.address || !item->master.span.address)
-            return vireo_explain(err, "optimizer state of %s: ", w->name);
-        gpu_fill(dev, item->m.span, 0, tensor_bytes(item->m));
-        gpu_fill(dev, item->v.span, 0, tensor_bytes(item->v));
+        o->items[i].weight = w;
+        if (!take_item(o, &o->items[i], err))
+            return false;
         for (uint32_t l = 0; l < o->levels; l++) {
             struct tensor *p = &o->pending[l * o->count + i];
             *p = tensor_take(o->memory, DTYPE_F32, w->value.rank, w->value.shape, err);
@@ -64,7 +91,42 @@ static bool fill_masters(struct optimizer *o, struct vireo_error *err)
     return tape_finish(&t, err) && gpu_finish(o->model->dev, err);
 }
 
-struct optimizer *optimizer_create(struct model *model, uint32_t leaves, struct vireo_error *err)
+static bool read_file(void *context, uint64_t at, void *to, size_t bytes, struct vireo_error *err)
+{
+    return scratch_read(context, at, to, bytes, err);
+}
+static bool write_file(void *context, uint64_t at, const void *from, size_t bytes, struct vireo_error *err)
+{
+    return scratch_write(context, at, from, bytes, err);
+}
+
+// The file from its first byte to its last, so that a disk without room is known before the first step.
+static bool fill_file(struct optimizer *o, struct vireo_error *err)
+{
+    enum { PIECE = 1 << 16 };
+    float *zeros = vireo_calloc(2 * PIECE, sizeof *zeros), *values = zeros + PIECE;
+    bool done = zeros || vireo_fail_memory(err, 2 * PIECE * sizeof *zeros);
+    for (size_t i = 0; done && i < o->count; i++) {
+        const struct tensor w = o->items[i].weight->value;
+        const uint64_t count = tensor_count(w);
+        for (uint64_t at = 0; done && at < count; at += PIECE) {
+            const uint32_t n = (uint32_t)VIREO_MIN(count - at, PIECE);
+            const uint64_t size = dtype_bytes(w.dtype);
+            done = optimizer_set(o, i, OPTIMIZER_M, at, n, zeros, err) &&
+                   optimizer_set(o, i, OPTIMIZER_V, at, n, zeros, err);
+            if (!done || w.dtype == DTYPE_F32)
+                continue;
+            const struct tensor part = {.span = gpu_span_part(w.span, at * size, n * size),
+                                        .dtype = w.dtype, .rank = 1, .shape = {n}, .stride = 1};
+            done = tensor_read_floats(o->model->dev, part, values, err) &&
+                   optimizer_set(o, i, OPTIMIZER_MASTER, at, n, values, err);
+        }
+    }
+    free(zeros);
+    return done;
+}
+
+struct optimizer *optimizer_create(struct model *model, uint32_t leaves, const char *folder, struct vireo_error *err)
 {
     struct optimizer *o = vireo_calloc(1, sizeof *o);
     if (!o) {
@@ -86,15 +148,19 @@ struct optimizer *optimizer_create(struct model *model, uint32_t leaves, struct 
     o->items = vireo_calloc(o->count, sizeof *o->items);
     o->pending = vireo_calloc((size_t)o->levels * o->count + 1, sizeof *o->pending);
     struct nn_update_item *list = vireo_calloc(o->count, sizeof *list);
-    uint64_t bytes = optimizer_bytes(parameters, leaves, bf16) + (1 << 20);
+    uint64_t bytes = optimizer_bytes(parameters, leaves, bf16, false) + (1 << 20);
+    if (folder) // the windows have an arena of their own
+        bytes = optimizer_bytes(parameters, leaves, false, false) - 2 * parameters * 4 + (1 << 20);
     bool done = (o->items && o->pending && list) || vireo_fail_memory(err, o->count * sizeof *o->items);
+    if (done && folder)
+        done = (o->file = scratch_open(folder, "optimizer", err)) != NULL;
     if (done) {
         o->memory =
             gpu_arena_create(model->dev,
                              &(struct gpu_arena_params){
                                  .name = "optimizer", .bytes = bytes, .grows = true},
                              err);
-        done = o->memory && take_state(o, err) && fill_masters(o, err);
+        done = o->memory && take_state(o, err) && (folder || fill_masters(o, err));
     }
     for (size_t i = 0; done && i < o->count; i++) {
         const struct optimizer_item *item = &o->items[i];
@@ -105,8 +171,10 @@ struct optimizer *optimizer_create(struct model *model, uint32_t leaves, struct 
         list[i].decay = item->weight->value.rank >= 2;
     }
     if (done) {
-        o->update = nn_update_create(model->dev, o->memory, list, o->count, err);
-        done = o->update != NULL;
+        const struct nn_update_store store = {.context = o->file, .read = read_file, .write = write_file};
+        o->update = folder ? nn_update_create_stored(model->dev, o->memory, list, o->count, &store, err)
+                           : nn_update_create(model->dev, o->memory, list, o->count, err);
+        done = o->update && (!folder || fill_file(o, err));
     }
     free(list);
     if (!done)
@@ -120,6 +188,7 @@ void optimizer_destroy(struct optimizer **optimizer)
     if (!o)
         return;
     nn_update_destroy(&o->update);
+    scratch_close(&o->file);
     gpu_arena_destroy(&o->memory);
     free(o->items);
     free(o->pending);
@@ -131,6 +200,40 @@ size_t optimizer_items(const struct optimizer *o, const struct optimizer_item **
 {
     *items = o->items;
     return o->count;
+}
+
+static struct gpu_span values_of(const struct optimizer_item *x, enum optimizer_part part, uint64_t at, uint64_t n)
+{
+    const struct tensor t = part == OPTIMIZER_M ? x->m : part == OPTIMIZER_V ? x->v : x->master;
+    return gpu_span_part(t.span, at * 4, n * 4);
+}
+
+bool optimizer_get(struct optimizer *o, size_t item, enum optimizer_part part, uint64_t at, uint64_t n, float *values,
+                   struct vireo_error *err)
+{
+    if (!o->file)
+        return gpu_read(o->model->dev, values_of(&o->items[item], part, at, n), values, n * 4, err);
+    for (uint64_t done = 0, run; done < n; done += run) {
+        const uint64_t place = nn_update_place(o->update, item, part, at + done, &run);
+        run = VIREO_MIN(run, n - done);
+        if (!scratch_read(o->file, place, values + done, run * 4, err))
+            return false;
+    }
+    return true;
+}
+
+bool optimizer_set(struct optimizer *o, size_t item, enum optimizer_part part, uint64_t at, uint64_t n,
+                   const float *values, struct vireo_error *err)
+{
+    if (!o->file)
+        return gpu_write(o->model->dev, values_of(&o->items[item], part, at, n), values, n * 4, err);
+    for (uint64_t done = 0, run; done < n; done += run) {
+        const uint64_t place = nn_update_place(o->update, item, part, at + done, &run);
+        run = VIREO_MIN(run, n - done);
+        if (!scratch_write(o->file, place, values + done, run * 4, err))
+            return false;
+    }
+    return true;
 }
 
 void optimizer_zero(struct optimizer *o, struct tape *t)

@@ -77,7 +77,7 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
             (1 << 30),
         json_number_value(json_object_get(plan, "activations")) / (1 << 30),
         s->method == JOB_GRPO ? "micro_batch_size, group_size or max_completion_length, set gradient_checkpointing or offload"
-                              : "micro_batch_size or max_pixels, set gradient_checkpointing");
+                              : "micro_batch_size or max_pixels, set gradient_checkpointing or offload");
 }
 
 bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, struct vireo_error *err)
@@ -107,9 +107,9 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     uint64_t patches = micro * VIREO_MIN(pixels / area, prompt * unit);
     bool train = s->method != JOB_EVALUATE, sample = s->method != JOB_SFT;
     uint64_t weights = parameters * (bf16 ? 2 : 4), gradients = train ? trained * 4 : 0;
-    uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16) : 0;
+    uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16, s->offload & OFFLOAD_OPTIMIZER) : 0;
     uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
-    if (reference && s->offload == OFFLOAD_REFERENCE)
+    if (reference && s->offload & OFFLOAD_REFERENCE)
         reference = model_streamed_bytes(m, bf16);
     struct engine_params e = {
         .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
@@ -124,6 +124,8 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
                                      .gradients = train,
                                      .checkpoint = s->gradient_checkpointing};
     uint64_t activations = plan_activation_bytes(&m->config, &batch);
+    if (train)
+        activations = VIREO_MAX(activations, PLAN_ACTIVATIONS_LEAST);
     struct plan_batch step = batch; // the rollout of the whole step, where it is kept for the update (keep.c)
     step.tokens = s->batch_size * row;
     step.patches = s->freeze_vision ? 0 : s->batch_size * (patches / micro);

@@ -10,6 +10,8 @@
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
 // A rollout's activations are kept only where so much stays free beside them.
 #define PLAN_KEEP_SLACK ((uint64_t)64 << 20)
+// The trainer's arena of activations begins with so much.
+#define PLAN_ACTIVATIONS_LEAST ((uint64_t)64 << 20)
 // One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward
 // pass.
 struct plan_batch {

@@ -20,12 +20,7 @@ static void checkpoints_folder(const struct trainer *t, char *path, size_t size)
     snprintf(path, size, "%s/checkpoints", t->spec->work_folder);
 }
 
-static const char *const part_names[] = {"m", "v", "master"};
-
-static struct tensor part_tensor(const struct optimizer_item *item, int part)
-{
-    return part == 0 ? item->m : part == 1 ? item->v : item->master;
-}
+static const char *const part_names[] = {"m", "v", "master"}; // by enum optimizer_part
 
 // Weights in f32 are their own master and are in model.safetensors already.
 static int parts_of(const struct optimizer_item *item)
@@ -33,15 +28,15 @@ static int parts_of(const struct optimizer_item *item)
     return item->weight->value.dtype == DTYPE_F32 ? 2 : 3;
 }
 
-static bool write_tensor(struct trainer *t, struct safetensors_writer *w, struct tensor x, struct vireo_error *err)
+static bool write_part(struct trainer *t, struct safetensors_writer *w, size_t item, enum optimizer_part part,
+                       uint64_t count, struct vireo_error *err)
 {
     enum { PIECE = 1 << 20 };
-    uint64_t count = tensor_count(x);
     float *values = vireo_alloc(VIREO_MIN(count, PIECE) * sizeof *values);
     bool done = values || vireo_fail_memory(err, PIECE * sizeof *values);
     for (uint64_t at = 0; done && at < count; at += PIECE) {
         uint64_t n = VIREO_MIN(count - at, PIECE);
-        done = gpu_read(t->dev, gpu_span_part(x.span, at * 4, n * 4), values, n * 4, err) &&
+        done = optimizer_get(t->optimizer, item, part, at, n, values, err) &&
                safetensors_write_floats(w, values, n, err);
     }
     free(values);
@@ -66,7 +61,7 @@ static bool write_optimizer(struct trainer *t, struct byte_sink sink, struct vir
     done = done && safetensors_write_begin(&w, sink, entries, n, NULL, err);
     for (size_t i = 0; done && i < count; i++)
         for (int part = 0; done && part < parts_of(&items[i]); part++)
-            done = write_tensor(t, w, part_tensor(&items[i], part), err);
+            done = write_part(t, w, i, (enum optimizer_part)part, tensor_count(items[i].m), err);
     if (w && done)
         done = safetensors_write_end(&w, err);
     else
@@ -167,12 +162,13 @@ bool state_find(struct trainer *t, char *path, size_t size, struct vireo_error *
     return true;
 }
 
-static bool read_tensor(struct trainer *t, const struct safetensors *file, const char *name, struct tensor x,
-                        struct vireo_error *err)
+static bool read_part(struct trainer *t, const struct safetensors *file, size_t item, enum optimizer_part part,
+                      uint64_t count, struct vireo_error *err)
 {
     enum { PIECE = 1 << 20 };
+    char name[24];
+    snprintf(name, sizeof name, "%s.%zu", part_names[part], item);
     const struct safetensor *s = safetensors_find(file, name);
-    uint64_t count = tensor_count(x);
     if (!s || s->count != count)
         return vireo_fail(err, VIREO_CORRUPT, "optimizer.safetensors: %s is missing or has another size", name);
     float *values = vireo_alloc(VIREO_MIN(count, PIECE) * sizeof *values);
@@ -180,7 +176,7 @@ static bool read_tensor(struct trainer *t, const struct safetensors *file, const
     for (uint64_t at = 0; done && at < count; at += PIECE) {
         uint64_t n = VIREO_MIN(count - at, PIECE);
         done = safetensors_floats(s, at, n, values, err) &&
-               gpu_write(t->dev, gpu_span_part(x.span, at * 4, n * 4), values, n * 4, err);
+               optimizer_set(t->optimizer, item, part, at, n, values, err);
     }
     free(values);
     return done;
@@ -197,11 +193,8 @@ bool state_load_optimizer(struct trainer *t, const char *path, struct vireo_erro
     size_t count = optimizer_items(t->optimizer, &items);
     bool done = true;
     for (size_t i = 0; done && i < count; i++)
-        for (int part = 0; done && part < parts_of(&items[i]); part++) {
-            char name[24];
-            snprintf(name, sizeof name, "%s.%zu", part_names[part], i);
-            done = read_tensor(t, file, name, part_tensor(&items[i], part), err);
-        }
+        for (int part = 0; done && part < parts_of(&items[i]); part++)
+            done = read_part(t, file, i, (enum optimizer_part)part, tensor_count(items[i].m), err);
     safetensors_close(&file);
     return done;
 }

@@ -122,14 +122,15 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
     // Side files of the result come from the base: the checkpoint this run resumes from may be pruned before it ends.
     snprintf(t->model->folder, sizeof t->model->folder, "%s", s->model_folder);
     t->activations = gpu_arena_create(
-        t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = 64 << 20, .grows = true}, err);
+        t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = PLAN_ACTIVATIONS_LEAST, .grows = true}, err);
     t->upload = gpu_arena_create(
         t->dev,
         &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 16 << 20, .grows = true},
         err);
     if (!t->activations || !t->upload || !model_take_gradients(t->model, s->freeze_vision, err))
         return false;
-    t->optimizer = optimizer_create(t->model, s->leaves, err);
+    t->optimizer = optimizer_create(t->model, s->leaves, s->offload & OFFLOAD_OPTIMIZER ? s->work_folder : NULL,
+                                    err);
     if (!t->optimizer || (resume[0] && !state_load_optimizer(t, resume, err)) ||
         !open_data(t, method->method == JOB_SFT, err))
         return false;

@@ -12,7 +12,7 @@ const char *const scale_rewards_names[] = {"group", "batch", "none", NULL};
 const char *const lr_scheduler_names[] = {"constant", "linear", "cosine", "warmup_stable_decay", NULL};
 const char *const job_dtype_names[] = {"auto", "fp32", "bf16", NULL};
 
-const char *const job_offload_names[] = {"none", "reference", NULL};
+const char *const job_offload_names[] = {"none", "reference", "optimizer", "all", NULL};
 
 enum kind { STRING, COUNT, LONG, NUMBER, BOOLEAN, CHOICE, OBJECT };
 

@@ -15,7 +15,8 @@ enum loss_type { LOSS_GRPO, LOSS_BNPO, LOSS_DR_GRPO, LOSS_DAPO };
 enum scale_rewards { SCALE_GROUP, SCALE_BATCH, SCALE_NONE };
 enum lr_scheduler { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WARMUP_STABLE_DECAY };
 enum job_dtype { JOB_AUTO, JOB_FP32, JOB_BF16 };
-enum job_offload { OFFLOAD_NONE, OFFLOAD_REFERENCE };
+// A set of bits.
+enum job_offload { OFFLOAD_NONE, OFFLOAD_REFERENCE = 1, OFFLOAD_OPTIMIZER = 2, OFFLOAD_ALL = 3 };
 
 struct job_spec {
     // What and where. Paths are the server's; nothing of them reaches an API answer.
@@ -47,7 +48,7 @@ struct job_spec {
     double min_lr_ratio;
     enum job_dtype dtype;
     bool freeze_vision, gradient_checkpointing;
-    enum job_offload offload; // what lives outside the device's memory
+    enum job_offload offload; // what lives in files, not in the device's memory; no bit depends on it
     bool keep_activations;     // of GRPO's rollouts for the backward pass, where memory allows; no bit depends on it
     uint32_t micro_batch_size; // rows (SFT) or groups (GRPO) computed at once; 0: auto
     uint32_t leaves;           // power of two

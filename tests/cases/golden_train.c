@@ -214,7 +214,7 @@ void golden_adamw(struct golden *g, const char *name, const json_t *c, const jso
         safetensors_open(golden_path(g, "cases/%s.safetensors", json_string_value(json_object_get(c, "batch"))), &f,
                          &err) &&
         safetensors_open(golden_path(g, "cases/%s", json_string_value(json_object_get(c, "weights"))), &after, &err) &&
-        read_sft(g, f, &s) && model_take_gradients(m, false, &err) && (o = optimizer_create(m, 1, &err)) != NULL;
+        read_sft(g, f, &s) && model_take_gradients(m, false, &err) && (o = optimizer_create(m, 1, NULL, &err)) != NULL;
     if (!done) {
         golden_fail(g, "%s", err.message);
         goto end;

@@ -21,12 +21,15 @@ POINTS = ["checkpoint.write", "checkpoint.fsync", "checkpoint.rename", "checkpoi
           "file.rename", "gpu.submit"]
 
 
-def run(build, spec, metrics, fault=None, kill_after=None, debug=None, log=None):
-    """One attempt. Returns True when the job finished. `log` gets the lines of its debug log."""
+def run(build, spec, metrics, fault=None, kill_after=None, debug=None, log=None, stop=None, failure=None):
+    """One attempt. Returns True when the job finished (or, with stop, saved and stopped after that step). `log` gets the
+    lines of its debug log. failure: a job that fails with these words in its error gives False."""
     env = dict(os.environ, VIREO_LOG="error" if log is None else "debug")
     if debug:
         env["VIREO_GPU_DEBUG"] = debug
     env.pop("VIREO_FAULT", None)
+    if stop:
+        env["VIREO_STOP_AFTER"] = str(stop)
     if fault:
         env["VIREO_FAULT"] = fault
     child = subprocess.Popen([f"{build}/tests/quick_job", spec, metrics], env=env, stdout=subprocess.DEVNULL,
@@ -42,6 +45,8 @@ def run(build, spec, metrics, fault=None, kill_after=None, debug=None, log=None)
             log += errors.decode(errors="replace").splitlines()
         return True
     if child.returncode == -9:
+        return False
+    if failure and child.returncode == 3 and failure in errors.decode():
         return False
     sys.exit(f"quick_job {spec}: exit {child.returncode}: {errors.decode(errors='replace')[-800:]}")
 
@@ -60,6 +65,56 @@ def fresh(spec, metrics):
     shutil.rmtree(paths["output_folder"], ignore_errors=True)
     if os.path.exists(metrics):
         os.unlink(metrics)
+
+
+def changed(folder, spec, **changes):
+    other = f"{folder}/changed.json"
+    with open(other, "w") as f:
+        json.dump(dict(json.load(open(spec)), **changes), f)
+    return other
+
+
+def offload(build, folder, job, verdict):
+    """The optimiser's state in a file: no bit of the job depends on it, also where a job that was saved with one choice
+    goes on with another; and what happens when the file fails."""
+    spec, metrics = f"{folder}/{job}.json", f"{folder}/{job}.metrics"
+    for dtype in ("fp32", "bf16"):
+        def attempt(offload, **more):
+            return run(build, changed(folder, spec, dtype=dtype, offload=offload), metrics, **more)
+
+        fresh(spec, metrics)
+        attempt("none")
+        want = outcome(spec, metrics)
+        fresh(spec, metrics)
+        attempt("optimizer" if job == "sft" else "all")
+        verdict(f"{job} {dtype}: the optimiser's state in a file, same bytes", outcome(spec, metrics) == want)
+        for one, other in (("none", "all"), ("optimizer", "none")):
+            fresh(spec, metrics)
+            attempt(one, stop=3)
+            halfway = not os.path.exists(json.load(open(spec))["output_folder"])
+            attempt(other)
+            verdict(f"{job} {dtype}: saved with offload {one}, resumed with {other}, same bytes",
+                    halfway and outcome(spec, metrics) == want)
+        if (job, dtype) != ("sft", "bf16"):
+            continue
+        work = json.load(open(spec))["work_folder"]
+        # A disk that is full when the job resumes and in the middle of step 4; a file that breaks in that step, and
+        # while the checkpoint of step 4 is written.
+        fresh(spec, metrics)
+        attempt("none", stop=3)
+        with open(work + "/checkpoints/step-3/optimizer.safetensors", "rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        pieces = sum(-(-x["shape"][0] // 32768) for name, x in header.items() if name != "__metadata__")
+        for fault in ("write:1", f"write:{2 * pieces + 3}", "read:3", "read:20"):
+            fresh(spec, metrics)
+            attempt("optimizer", stop=3)
+            before = set(os.listdir(work + "/checkpoints"))
+            failed = not attempt("optimizer", fault="fail:scratch." + fault, failure="scratch file of the optimizer")
+            kept = before <= set(os.listdir(work + "/checkpoints")) and os.listdir(work) == ["checkpoints"]
+            steps = len(open(metrics).readlines())
+            attempt("optimizer")
+            verdict(f"{job} {dtype}: scratch.{fault} fails: checkpoints kept, same bytes after a resume",
+                    failed and kept and steps == (4 if fault == "read:20" else 3) and outcome(spec, metrics) == want)
 
 
 def main():
@@ -104,9 +159,7 @@ def main():
                                        ({"freeze_vision": True}, None), (bf16, None), (bf16, "fail:kept.new:300")):
                     both, counts = [], []
                     for keep in (True, False):
-                        other, log = f"{folder}/grpo-keep.json", []
-                        with open(other, "w") as f:
-                            json.dump(dict(json.load(open(spec)), keep_activations=keep, **changes), f)
+                        other, log = changed(folder, spec, keep_activations=keep, **changes), []
                         fresh(other, metrics)
                         run(build, other, metrics, fault=fault, log=log)
                         both.append(outcome(other, metrics))
@@ -121,6 +174,7 @@ def main():
                             any(r["completions/min_length"] < r["completions/max_length"] for r in rows)
                     verdict(f"grpo: activations kept or computed again, same bytes {changes or ''} {fault or ''}".rstrip(),
                             good, f"{adopted} of {computed} micro-batches adopted")
+            offload(build, folder, job, verdict)
             kills = 0
             for trial in range(trials // 2):
                 fresh(spec, metrics)

@@ -92,7 +92,7 @@ static void check(const struct product *p, const char *kernels, int beta)
 // The kernels to test, by number: "tile", then the tiles of "coopmat" where they run. False: no more.
 static bool kernels_at(enum dtype type, int i, char out[16])
 {
-    snprintf(out, 16, i ? "coopmat-%d" : "tile", i - 1);
+    snprintf(out, 16, i ? "coopmat-%u" : "tile", (uint8_t)(i - 1));
     return i == 0 ? type == DTYPE_F16
                   : i <= GEMM_COOPMATS && gpu_kernel_runs(test_device, type == DTYPE_F16 ? KERNEL_GEMM_COOPMAT_NT_F16
                                                                                          : KERNEL_GEMM_COOPMAT_NT_BF16);

@@ -212,10 +212,138 @@ static void corners(void **state)
     REQUIRE(!none);
 }
 
+// A store in host memory, which notes how far it is written and fails at a wish.
+struct host_store {
+    uint8_t *bytes;
+    uint64_t end, most; // first byte never written; largest piece
+    int fail_in;        // calls until one fails; 0: never
+};
+static bool store_fails(struct host_store *s, struct vireo_error *e)
+{
+    return s->fail_in > 0 && --s->fail_in == 0 && !vireo_fail(e, VIREO_NO_SPACE, "the store is full");
+}
+static bool store_read(void *context, uint64_t at, void *to, size_t bytes, struct vireo_error *e)
+{
+    struct host_store *s = context;
+    if (store_fails(s, e))
+        return false;
+    if (at + bytes > s->end)
+        return vireo_fail(e, VIREO_IO, "read past the end");
+    s->most = bytes > s->most ? bytes : s->most;
+    memcpy(to, s->bytes + at, bytes);
+    return true;
+}
+static bool store_write(void *context, uint64_t at, const void *from, size_t bytes, struct vireo_error *e)
+{
+    struct host_store *s = context;
+    if (store_fails(s, e))
+        return false;
+    memcpy(s->bytes + at, from, bytes);
+    s->end = at + bytes > s->end ? at + bytes : s->end;
+    return true;
+}
+
+// All values of an item's part to the store or back.
+static void move_part(struct host_store *s, const struct nn_update *u, uint32_t item, uint32_t part, float *values,
+                      bool in)
+{
+    uint64_t run;
+    for (uint64_t at = 0; at < sizes[item]; at += run) {
+        const uint64_t place = nn_update_place(u, item, part, at, &run);
+        REQUIRE(run > 0 && at + run <= sizes[item]);
+        if (in)
+            REQUIRE(store_write(s, place, values + at, run * 4, &err));
+        else
+            memcpy(values + at, s->bytes + place, run * 4);
+    }
+}
+
+static void same_part(const char *what, struct tensor want, struct host_store *s, const struct nn_update *u,
+                      uint32_t item, uint32_t part)
+{
+    float *a = test_fetch(want), *b = test_alloc(sizes[item], sizeof *b);
+    move_part(s, u, item, part, b, false);
+    test_same_bits(what, b, a, sizes[item]);
+    free(a), free(b);
+}
+
+// The state in a store, window by window, against the state on the device: the same bits after every step, also after
+// one that is skipped.
+static void a_store_gives_the_same_bits(void **state)
+{
+    (void)state;
+    struct model k = model_new(0.5f), there = model_new(0.5f);
+    struct host_store s = {.bytes = test_alloc(4 << 20, 1)};
+    const struct nn_update_store store = {&s, store_read, store_write};
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        there.items[i].m.span = there.items[i].v.span = (struct gpu_span){0};
+        if (there.items[i].copy.span.address)
+            there.items[i].master.span = (struct gpu_span){0};
+    }
+    struct nn_update *u = nn_update_create(test_device, test_arena, k.items, ITEMS, &err);
+    struct nn_update *w = nn_update_create_stored(test_device, test_arena, there.items, ITEMS, &store, &err);
+    REQUIRE(u && w);
+    float *zero = test_alloc(70001, sizeof *zero);
+    for (uint32_t i = 0; i < ITEMS; i++) {
+        move_part(&s, w, i, 0, zero, true);
+        move_part(&s, w, i, 1, zero, true);
+        if (there.items[i].copy.span.address) {
+            float *values = test_fetch(k.items[i].master);
+            move_part(&s, w, i, 2, values, true);
+            free(values);
+        }
+    }
+    free(zero);
+    for (uint32_t step = 1; step <= 4; step++) {
+        const struct nn_update_params p = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f,
+                                           .weight_decay = 0.1f, .max_grad_norm = 1.5f, .step = step};
+        for (uint32_t i = 0; i < ITEMS; i++) {
+            for (uint32_t j = 0; j < sizes[i]; j++)
+                k.g[i][j] = 0.5f * test_value(100 * step + i, j);
+            if (step == 3 && i == 4)
+                k.g[i][5] = NAN;
+            REQUIRE_OK(tensor_write_floats(test_device, k.items[i].grad, k.g[i], &err));
+            REQUIRE_OK(tensor_write_floats(test_device, there.items[i].grad, k.g[i], &err));
+        }
+        double norm[2];
+        struct tape *t = test_tape(false);
+        REQUIRE_OK(nn_update_step(t, u, &p, &norm[0], &err));
+        REQUIRE_OK(nn_update_step(t, w, &p, step == 4 ? NULL : &norm[1], &err));
+        test_tape_end(&t);
+        REQUIRE(step == 4 || memcmp(&norm[0], &norm[1], sizeof norm[0]) == 0);
+        for (uint32_t i = 0; i < ITEMS; i++) {
+            same_part("m", k.items[i].m, &s, w, i, 0);
+            same_part("v", k.items[i].v, &s, w, i, 1);
+            if (there.items[i].copy.span.address)
+                same_part("master", k.items[i].master, &s, w, i, 2);
+            const bool bf16 = there.items[i].copy.span.address != 0;
+            float *a = test_fetch(bf16 ? k.items[i].copy : k.items[i].master);
+            float *b = test_fetch(bf16 ? there.items[i].copy : there.items[i].master);
+            test_same_bits("weights", b, a, sizes[i]);
+            free(a), free(b);
+        }
+    }
+    REQUIRE(s.most <= nn_update_window_bytes(s.end) && s.end > 3 * s.most); // four windows at least
+    // Whichever call fails, the step says so.
+    for (int call = 1; call <= 6; call++) {
+        s.fail_in = call;
+        struct tape *t = test_tape(false);
+        REQUIRE(!nn_update_step(t, w, &(struct nn_update_params){.lr = 1e-2f, .eps = 1e-8f, .step = 5}, NULL, &err));
+        REQUIRE_INT(err.code, VIREO_NO_SPACE);
+        test_tape_end(&t);
+    }
+    nn_update_destroy(&u);
+    nn_update_destroy(&w);
+    model_free(&k);
+    model_free(&there);
+    free(s.bytes);
+}
+
 const struct CMUnitTest cases_update[] = {
     cmocka_unit_test(steps),
     cmocka_unit_test(a_norm_that_is_no_number_changes_nothing),
     cmocka_unit_test(zeroes_gradients),
+    cmocka_unit_test(a_store_gives_the_same_bits),
     cmocka_unit_test(corners),
 };
 const size_t cases_update_count = sizeof cases_update / sizeof cases_update[0];

@@ -61,6 +61,20 @@ static void hyperparameters_and_own_keys_meet(void **state)
     REQUIRE_INT(r.spec.offload, OFFLOAD_REFERENCE);
     job_spec_finish(&r.spec);
     json_decref(body);
+    static const char *const offloads[] = {"none", "reference", "optimizer", "all"};
+    for (int i = 0; i < 4; i++) {
+        char own[64];
+        snprintf(own, sizeof own, "{\"offload\":\"%s\"}", offloads[i]);
+        body = parse(RL("", ""));
+        json_object_set_new(body, "vireo", parse(own));
+        REQUIRE_OK(job_json_read(body, &arena, &r, &err));
+        REQUIRE_INT(r.spec.offload, i);
+        json_t *shown = job_json_values(&r.spec);
+        REQUIRE(strcmp(json_string_value(json_object_get(shown, "offload")), offloads[i]) == 0);
+        json_decref(shown);
+        job_spec_finish(&r.spec);
+        json_decref(body);
+    }
 }
 
 static void wrong_jobs_are_named(void **state)

@@ -57,7 +57,7 @@ static void pages_are_found_by_their_key_until_the_room_is_wanted(void **state)
     (void)state;
     struct pages *p = pages_create(3);
     uint8_t key[4][HASH_BYTES];
-    uint32_t a, b, c, found;
+    uint32_t a = 0, b = 0, c = 0, found = 0;
     for (uint32_t i = 0; i < 4; i++)
         key_of(i, key[i]);
     REQUIRE(p && pages_take(p, &a) && pages_take(p, &b));
