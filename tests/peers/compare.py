@@ -58,7 +58,7 @@ class Run:
     def config(self, name, **changes):
         with open(os.path.join(HERE, name + ".json")) as f:
             config = json.load(f)
-        config.update(runs=self.o.runs, **changes)
+        config.update({"runs": self.o.runs, **changes})
         return config
 
     def vireo(self, case, program, bench, config, **environment):
@@ -116,6 +116,8 @@ def measure_large(run):
     config["runs"] = 1
     run.torch(case, "TRL", "trl_grpo_baseline.py", config, "--mode", "trl")
     run.vireo(case, "Vireo, bf16", "grpo", run.config(case, runs=1, dtype="bf16"))
+    run.vireo(case, "Vireo, bf16, offloaded", "grpo",
+              run.config(case, runs=1, dtype="bf16", offload="all", gradient_checkpointing=True))
 
 
 def measure_sft(run):
@@ -172,7 +174,7 @@ def figures(run):
     for program, floor, aim in (("Vireo, fp32", 0.6, 1.0), ("Vireo, bf16", 0.9, 1.7)):
         out.append((f"{case}: TRL's CPU seconds / {program}'s", floor, aim,
                     ratio(cpu(run, case, "TRL"), cpu(run, case, program))))
-    for program, floor, aim in (("Vireo, fp32", 1.4, 1.7), ("Vireo, bf16", 2.0, 4.0)):
+    for program, floor, aim in (("Vireo, fp32", 1.4, 1.7), ("Vireo, bf16, offloaded", 2.0, 4.0)):
         rss = run.least(case, program, "peak_bytes", "rss")
         trl = run.least(case, "TRL", "peak_rss_mib")
         out.append((f"{case}: TRL's peak resident memory / {program}'s", floor, aim,
