@@ -81,23 +81,21 @@ class Run:
             command += ["--" + key.replace("_", "-"), str(config[key])]
         self.command(case, program, command + list(more))
 
+    def values(self, case, program, path):
+        found = []
+        for line in self.lines.get((case, program), []):
+            for key in path:
+                line = line.get(key) if isinstance(line, dict) else None
+            if line is not None:
+                found.append(line)
+        return found
+
     def least(self, case, program, *path):
         """Least value at path over all lines; None where nothing was measured."""
-        values = []
-        for line in self.lines.get((case, program), []):
-            for key in path:
-                line = line.get(key) if isinstance(line, dict) else None
-            if line is not None:
-                values.append(line)
-        return min(values) if values else None
+        return min(self.values(case, program, path), default=None)
 
     def median(self, case, program, *path):
-        values = []
-        for line in self.lines.get((case, program), []):
-            for key in path:
-                line = line.get(key) if isinstance(line, dict) else None
-            if line is not None:
-                values.append(line)
+        values = self.values(case, program, path)
         return statistics.median(values) if values else None
 
 
