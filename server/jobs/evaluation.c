@@ -234,14 +234,9 @@ static void start(struct jobs *j, struct store_evaluation *e)
         run_free(j, r);
         return;
     }
-    r->child->owner = r;
     r->child->on_frame = check_frame;
     r->child->on_exit = check_exit;
-    child_kill(r->child, 600);
-    json_t *m = message_new(MESSAGE_CHECK);
-    json_object_set_new(m, "spec", spec);
-    json_object_set_new(m, "available", json_integer((json_int_t)j->budget));
-    process_send(&r->child->p, m);
+    run_check(j, r, spec);
 }
 
 void evaluation_tick(struct jobs *j)

@@ -129,6 +129,8 @@ double job_waits_until(const struct jobs *j, const char *id); // clock; 0: it do
 void job_wait(struct jobs *j, const char *id, double seconds);
 struct run *run_create(struct jobs *j, enum run_kind kind, const char *id); // NULL without memory
 void run_free(struct jobs *j, struct run *r);
+// Hands `spec` (taken) to the run's child to be checked against the memory there is; its answers go to the handlers set.
+void run_check(struct jobs *j, struct run *r, json_t *spec);
 bool run_open(struct jobs *j, struct run *r, const struct store_job *job, struct vireo_error *err); // reads job->resolved
 // The job's struct job_spec as JSON with ids turned into paths; a new reference.
 json_t *run_spec(struct jobs *j, struct run *r, const struct store_job *job, struct vireo_error *err);

@@ -139,6 +139,16 @@ void run_free(struct jobs *j, struct run *r)
     free(r);
 }
 
+void run_check(struct jobs *j, struct run *r, json_t *spec)
+{
+    r->child->owner = r;
+    child_kill(r->child, 600);
+    json_t *m = message_new(MESSAGE_CHECK);
+    json_object_set_new(m, "spec", spec);
+    json_object_set_new(m, "available", json_integer((json_int_t)j->budget));
+    process_send(&r->child->p, m);
+}
+
 // The job's struct job_spec as JSON with ids turned into paths; a new reference.
 json_t *run_spec(struct jobs *j, struct run *r, const struct store_job *job, struct vireo_error *err)
 {

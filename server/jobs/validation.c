@@ -124,12 +124,7 @@ void validation_start(struct jobs *j, struct store_job *job)
     }
     job_log(j, job->id, "info", "Validating training file: %s%s%s", job->training_file,
             job->validation_file ? " and validation file: " : "", job->validation_file ? job->validation_file : "");
-    r->child->owner = r;
     r->child->on_frame = check_frame;
     r->child->on_exit = check_exit;
-    child_kill(r->child, 600);
-    json_t *m = message_new(MESSAGE_CHECK);
-    json_object_set_new(m, "spec", spec);
-    json_object_set_new(m, "available", json_integer((json_int_t)j->budget));
-    process_send(&r->child->p, m);
+    run_check(j, r, spec);
 }
