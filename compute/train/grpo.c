@@ -453,15 +453,11 @@ static void report_groups(struct trainer *t, const struct groups *g)
     json_decref(list);
 }
 
-static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
+static bool step(struct trainer *t, const struct step_data *d, json_t *metrics, json_t *timing, bool *trained,
                  struct vireo_error *err)
 {
     const struct job_spec *s = t->spec;
     struct stopwatch watch = stopwatch_start();
-    struct step_data d;
-    if (!step_data_build(t->model, s, &t->data, rows, s->batch_size, false, &t->step_arena, &d, err))
-        return false;
-    stopwatch_lap(&watch, timing, "data");
     struct rollout_params p = {.n = s->num_generations,
                                .max_tokens = s->max_completion_length,
                                .step = t->step,
@@ -472,15 +468,15 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                                .ignore_eos = s->ignore_eos,
                                .seed = s->seed,
                                .keep = true};
-    struct groups g = {.d = &d};
-    bool done = rollout_generate(t, &d, &p, &t->step_arena, &g.r, err);
+    struct groups g = {.d = d};
+    bool done = rollout_generate(t, d, &p, &t->step_arena, &g.r, err);
     stopwatch_lap(&watch, timing, "sampling");
-    done = done && rollout_score(t, &d, &g.r, err);
+    done = done && rollout_score(&g.r, &t->step_arena, err);
     stopwatch_lap(&watch, timing, "reward");
-    done = done && take_groups(t, &d, &g, err);
+    done = done && take_groups(t, d, &g, err);
     *trained = done && g.tokens > 0;
     // Leaves cut the batch by groups as drawn, so that the cut does not depend on which groups were dropped.
-    uint32_t per_leaf = s->batch_size / s->leaves, all = d.count * s->num_generations;
+    uint32_t per_leaf = s->batch_size / s->leaves, all = d->count * s->num_generations;
     for (uint32_t leaf = 0, k = 0; done && leaf < s->leaves; leaf++) {
         uint32_t end = k;
         while (end < g.kept_count && g.kept[end] < (leaf + 1) * per_leaf)
@@ -504,13 +500,12 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         length_metrics(&g, all, metrics);
         if (*trained)
             token_metrics(t, &g, metrics);
-        for (uint32_t k = 0; k < d.count; k++)
+        for (uint32_t k = 0; k < d->count; k++)
             for (uint32_t i = 0; i < s->num_generations; i++)
-                t->num_tokens += d.examples[k].prompt.count + g.r.completions[k * s->num_generations + i].count;
+                t->num_tokens += d->examples[k].prompt.count + g.r.completions[k * s->num_generations + i].count;
         stopwatch_lap(&watch, timing, "training");
         report_groups(t, &g);
     }
-    step_data_finish(&d);
     return done;
 }
 

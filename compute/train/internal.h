@@ -4,7 +4,7 @@
 
 #include "compute/engine/engine.h"
 #include "compute/rewards/grader.h"
-#include "compute/train/data.h"
+#include "compute/train/feed.h"
 #include "compute/train/optimizer.h"
 #include "compute/train/trainer.h"
 
@@ -21,6 +21,7 @@ struct trainer {
     struct kept *kept_text, *kept_vision; // the rollout's activations; vision NULL: frozen
     struct dataset data, validation;
     struct order *order;
+    struct feed *feed; // the steps' data; it uses model, data and order
     struct arena step_arena; // host memory of one step
     uint32_t micro_batch;    // rows or groups computed at once
     bool checkpointing;      // layers are computed again in the backward pass
@@ -37,9 +38,9 @@ struct trainer {
 struct train_method {
     enum job_method method;
     bool (*open)(struct trainer *t, struct vireo_error *err);
-    // `rows` of t->data for this step (batch_size of them). Adds to `metrics` (deterministic values) and `timing`.
+    // `d`: the rows of this step (batch_size of them). Adds to `metrics` (deterministic values) and `timing`.
     // *trained: false when the step has no gradient (every group without signal): no update takes place.
-    bool (*step)(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
+    bool (*step)(struct trainer *t, const struct step_data *d, json_t *metrics, json_t *timing, bool *trained,
                  struct vireo_error *err);
     // Adds the values of a validation run to `metrics`.
     bool (*validate)(struct trainer *t, json_t *metrics, struct vireo_error *err);
@@ -71,8 +72,10 @@ struct completion {
     size_t text_bytes;
     struct grade grade;
 };
+struct grading;
 struct rollout {
-    struct completion *completions; // [examples * n], by example, then sample
+    struct completion *completions; // [examples * n], by example, then sample; text and grade after rollout_score
+    struct grading *grading;        // until then
     uint32_t examples, n;
     struct kept_place *pictures; // [picture_count] first row of each in the vision tower's run, while kept
 };
@@ -84,15 +87,25 @@ struct rollout_params {
     bool ignore_eos;
     bool keep; // activations, where keep_open made room
 };
-// Samples n completions of each example; results live in `a`.
+// Samples n completions of each example; results live in `a`. Texts and rewards of those that have ended are computed
+// on other threads while the device decodes the rest: after success rollout_score must follow.
 bool rollout_generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
                       struct rollout *out, struct vireo_error *err);
 // Drops what rollout_generate kept.
 void rollout_forget(struct trainer *t);
-// Grades every completion (threads; results by index).
-bool rollout_score(struct trainer *t, const struct step_data *d, struct rollout *r, struct vireo_error *err);
+// Waits for the last texts and rewards.
+bool rollout_score(struct rollout *r, struct arena *a, struct vireo_error *err);
 // The engine for `sequences` at once with this context.
 bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t max_tokens, struct vireo_error *err);
+
+// ---- grading.c: texts and rewards of completions, while others are still decoded
+// Starts threads that grade what grading_add names; d and r stay where they are until grading_end. NULL + err.
+struct grading *grading_begin(const struct trainer *t, const struct step_data *d, const struct rollout *r,
+                              struct vireo_error *err);
+void grading_add(struct grading *g, struct completion *c); // of r; its tokens are all there
+// Waits for all that was added; texts move to `a` (NULL: they are dropped). The error is that of the first completion, in
+// the rollout's order, that has one.
+bool grading_end(struct grading **g, struct arena *a, struct vireo_error *err);
 
 // ---- keep.c: the training forward taken from the rollout
 // Decides whether a step's activations fit into what the device has left, and makes room for them.

@@ -103,16 +103,12 @@ static uint32_t labelled(const struct step_data *d)
     return n;
 }
 
-static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
+static bool step(struct trainer *t, const struct step_data *d, json_t *metrics, json_t *timing, bool *trained,
                  struct vireo_error *err)
 {
     struct stopwatch watch = stopwatch_start();
     uint32_t leaves = t->spec->leaves, per_leaf = t->spec->batch_size / leaves;
-    struct step_data d;
-    if (!step_data_build(t->model, t->spec, &t->data, rows, t->spec->batch_size, true, &t->step_arena, &d, err))
-        return false;
-    stopwatch_lap(&watch, timing, "data");
-    uint32_t labels = labelled(&d), correct = 0;
+    uint32_t labels = labelled(d), correct = 0;
     double *loss = arena_array(&t->step_arena, double, leaves), *entropy = arena_array(&t->step_arena, double, leaves);
     bool done = (loss && entropy) || vireo_fail_memory(err, leaves * 16);
     *trained = labels > 0;
@@ -120,7 +116,7 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         uint32_t end = (leaf + 1) * per_leaf;
         for (uint32_t i = leaf * per_leaf; done && i < end; i += t->micro_batch) {
             struct scores s;
-            done = micro_batch(t, &d, i, VIREO_MIN(end, i + t->micro_batch), 1.0 / VIREO_MAX(1, labels), &s, err);
+            done = micro_batch(t, d, i, VIREO_MIN(end, i + t->micro_batch), 1.0 / VIREO_MAX(1, labels), &s, err);
             if (done) {
                 loss[leaf] += s.loss_sum;
                 entropy[leaf] += s.entropy_sum;
@@ -137,11 +133,10 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         metric_set(metrics, "loss", leaf_sum(loss, leaves) / count);
         metric_set(metrics, "mean_token_accuracy", correct / count);
         metric_set(metrics, "entropy", leaf_sum(entropy, leaves) / count);
-        for (uint32_t i = 0; i < d.count; i++)
-            t->num_tokens += d.examples[i].prompt.count;
+        for (uint32_t i = 0; i < d->count; i++)
+            t->num_tokens += d->examples[i].prompt.count;
         stopwatch_lap(&watch, timing, "training");
     }
-    step_data_finish(&d);
     return done;
 }
 

@@ -144,6 +144,15 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
     }
     if (!method->open(t, err))
         return false;
+    t->feed = feed_create(&(struct feed_params){.model = t->model,
+                                                .spec = s,
+                                                .data = &t->data,
+                                                .order = t->order,
+                                                .total_steps = t->total_steps,
+                                                .with_target = method->method == JOB_SFT},
+                          err);
+    if (!t->feed)
+        return false;
     trainer_progress(t, "loading", 1);
     uint64_t trained = 0;
     const struct optimizer_item *items;
@@ -165,6 +174,7 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
 
 static void close_trainer(struct trainer *t)
 {
+    feed_destroy(&t->feed);
     engine_destroy(&t->engine);
     grader_destroy(&t->grader);
     optimizer_destroy(&t->optimizer);
@@ -225,14 +235,16 @@ static bool one_step(struct trainer *t, const struct train_method *method, json_
     double start = clock_seconds();
     struct stopwatch whole = stopwatch_start();
     json_t *metrics = json_object(), *timing = json_object();
-    uint32_t *rows = arena_array(&t->step_arena, uint32_t, t->spec->batch_size);
-    bool done = (metrics && timing && rows) || vireo_fail_memory(err, t->spec->batch_size * 4), trained = false;
+    bool done = (metrics && timing) || vireo_fail_memory(err, 64), trained = false;
     double epoch = 0;
-    if (done) {
-        order_batch(t->order, t->step, rows, &epoch);
-        done = method->step(t, rows, metrics, timing, &trained, err);
-    }
+    const struct step_data *data = NULL;
     struct stopwatch watch = stopwatch_start();
+    done = done && feed_take(t->feed, t->step, &data, &epoch, err);
+    if (done) {
+        stopwatch_lap(&watch, timing, "data"); // what is left of it: most is done beside the step before
+        done = method->step(t, data, metrics, timing, &trained, err);
+    }
+    watch = stopwatch_start();
     done = done && update(t, trained, metrics, err);
     if (done)
         stopwatch_lap(&watch, timing, "optimizer");
