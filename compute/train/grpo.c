@@ -76,23 +76,52 @@ static struct kept_place *places_of(struct arena *a, const struct groups *g, uin
     return places;
 }
 
+// The vision tower's activations from the rollout, where its weights are trained; `local`: place of each picture of the step
+// in the list. A frozen tower's output is read by nobody here: the text's activations are adopted too.
+static bool adopt_pictures(struct trainer *t, struct tape *tape, const struct model *m, const struct groups *g,
+                           const struct picture_list *list, const uint32_t *local, struct packed *out,
+                           struct vireo_error *err)
+{
+    struct arena *a = &t->step_arena;
+    const uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
+    const struct patches **patches = (const struct patches **)arena_array(a, struct patches *, list->count);
+    for (uint32_t i = 0; patches && i < list->count; i++)
+        patches[i] = &list->pictures[i]->patches;
+    if (!patches)
+        return vireo_fail_memory(err, list->count * sizeof *patches);
+    if (!vision_batch_build(m, tape, patches, list->count, a, &out->vision, err))
+        return false;
+    if (!t->kept_vision)
+        return true;
+    struct kept_place *rows = arena_array(a, struct kept_place, out->vision.merged);
+    if (!rows)
+        return vireo_fail_memory(err, out->vision.merged * sizeof *rows);
+    for (uint32_t i = 0; i < g->d->picture_count; i++)
+        for (uint32_t r = 0; local[i] != UINT32_MAX && r < g->d->patches[i]->rows / unit; r++)
+            rows[out->vision.first[local[i]] + r] =
+                (struct kept_place){g->r.pictures[i].run, g->r.pictures[i].row + r};
+    tape_adopt_begin(tape, t->kept_vision, rows, out->vision.merged);
+    out->features = m->family->vision(tape, m, &out->vision);
+    tape_adopt_end(tape);
+    return true;
+}
+
 // Lays out [prompt, completion 1 ... completion n] of each group, every picture once, and runs the vision tower.
 static bool pack(struct trainer *t, struct tape *tape, const struct model *m, const struct groups *g, uint32_t from,
                  uint32_t to, bool adopt, struct packed *out, struct vireo_error *err)
 {
     struct arena *a = &t->step_arena;
     const struct step_data *d = g->d;
-    const uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
-    uint32_t n = g->r.n, tokens = 0, used = 0;
+    uint32_t n = g->r.n, tokens = 0;
     uint32_t *local = arena_array(a, uint32_t, d->picture_count + 1);
-    const struct patches **patches = (const struct patches **)arena_array(a, struct patches *, d->picture_count + 1);
+    struct picture_list list = {(const struct picture **)arena_array(a, struct picture *, d->picture_count + 1), 0};
     for (uint32_t k = from; k < to; k++)
         for (uint32_t i = 0; i < n; i++)
             tokens += g->r.completions[g->kept[k] * n + i].count;
     *out = (struct packed){.hidden_row = arena_array(a, uint32_t, tokens + 1),
                            .target = arena_array(a, uint32_t, tokens + 1),
                            .kept = adopt && is_kept(t, g, from, to)};
-    if (!local || !patches || !out->hidden_row || !out->target)
+    if (!local || !list.pictures || !out->hidden_row || !out->target)
         return vireo_fail_memory(err, tokens * 8);
     for (uint32_t i = 0; i < d->picture_count; i++)
         local[i] = UINT32_MAX;
@@ -100,28 +129,13 @@ static bool pack(struct trainer *t, struct tape *tape, const struct model *m, co
         const struct example *e = &d->examples[g->kept[k]];
         for (uint32_t i = 0; i < e->prompt.image_count; i++)
             if (local[e->pictures[i]] == UINT32_MAX) {
-                local[e->pictures[i]] = used;
-                patches[used++] = d->patches[e->pictures[i]];
+                local[e->pictures[i]] = list.count;
+                list.pictures[list.count++] = &d->pictures[e->pictures[i]];
             }
     }
-    if (used) {
-        if (!vision_batch_build(m, tape, patches, used, a, &out->vision, err))
-            return false;
-        if (!out->kept)
-            out->features = m->family->vision(tape, m, &out->vision);
-        else if (t->kept_vision) {
-            struct kept_place *rows = arena_array(a, struct kept_place, out->vision.merged);
-            if (!rows)
-                return vireo_fail_memory(err, out->vision.merged * sizeof *rows);
-            for (uint32_t i = 0; i < d->picture_count; i++)
-                for (uint32_t r = 0; local[i] != UINT32_MAX && r < d->patches[i]->rows / unit; r++)
-                    rows[out->vision.first[local[i]] + r] =
-                        (struct kept_place){g->r.pictures[i].run, g->r.pictures[i].row + r};
-            tape_adopt_begin(tape, t->kept_vision, rows, out->vision.merged);
-            out->features = m->family->vision(tape, m, &out->vision);
-            tape_adopt_end(tape);
-        }
-    }
+    if (list.count && !(out->kept ? adopt_pictures(t, tape, m, g, &list, local, out, err)
+                                  : pictures_compute(t, tape, m, &list, &out->vision, &out->features, err)))
+        return false;
     text_rows_init(&out->rows, a);
     for (uint32_t k = from; k < to; k++) {
         const struct example *e = &d->examples[g->kept[k]];

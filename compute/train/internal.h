@@ -3,6 +3,7 @@
 #define VIREO_TRAIN_INTERNAL_H
 
 #include "compute/engine/engine.h"
+#include "compute/engine/pictures.h"
 #include "compute/rewards/grader.h"
 #include "compute/train/feed.h"
 #include "compute/train/optimizer.h"
@@ -19,6 +20,8 @@ struct trainer {
     struct gpu_arena *activations, *upload;
     struct gpu_arena *kept_memory; // of the two below; NULL: the training forward is computed (keep.c)
     struct kept *kept_text, *kept_vision; // the rollout's activations; vision NULL: frozen
+    struct gpu_arena *feature_memory;
+    struct features *features; // of frozen vision towers (pictures.c); NULL: computed whenever needed
     struct dataset data, validation;
     struct order *order;
     struct feed *feed; // the steps' data; it uses model, data and order
@@ -58,6 +61,8 @@ void stopwatch_lap(struct stopwatch *w, json_t *timing, const char *phase); // a
 // A tape on the trainer's arenas, which reuses memory (what is read after the backward pass must be pinned), with
 // activations in the type of the weights.
 struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err);
+// Longest row of the training data in tokens, looked at on a sample of rows spread over the file.
+bool trainer_longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err);
 void trainer_progress(struct trainer *t, const char *phase, double share);
 
 // ---- rollout.c: sampling groups through the engine
@@ -107,10 +112,28 @@ void grading_add(struct grading *g, struct completion *c); // of r; its tokens a
 // the rollout's order, that has one.
 bool grading_end(struct grading **g, struct arena *a, struct vireo_error *err);
 
+// ---- pictures.c: the vision tower's output, from a pool where the tower is frozen
+// Makes the pool: bytes for every picture of the data, within PLAN_FEATURES_MOST and what the device has left; none where
+// that does not hold one prompt. After keep_open.
+bool pictures_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *err);
+void pictures_close(struct trainer *t);
+void pictures_begin_step(struct trainer *t); // the pictures of the step before may make room from here on
+// Distinct pictures of one packed batch.
+struct picture_list {
+    const struct picture **pictures;
+    uint32_t count;
+};
+// The output of m's vision tower for the list, count > 0: *features, whose rows first[] and row[] of *out name (other
+// members only where nothing came from the pool). Computes what the pool does not have, and puts it there.
+bool pictures_compute(struct trainer *t, struct tape *tape, const struct model *m, const struct picture_list *list,
+                      struct vision_batch *out, struct tensor *features, struct vireo_error *err);
+
 // ---- keep.c: the training forward taken from the rollout
 // Decides whether a step's activations fit into what the device has left, and makes room for them.
 bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *err);
 void keep_close(struct trainer *t);
+// Bytes that steps will take beside what is held at the start: a micro-batch, and the activations that are kept.
+uint64_t keep_reserved(const struct trainer *t, uint32_t longest_prompt);
 // True if everything of the last rollout was kept.
 bool keep_is_complete(const struct trainer *t);
 

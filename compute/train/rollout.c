@@ -32,7 +32,8 @@ bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t 
                               .max_batch_tokens = (uint32_t)VIREO_MIN((uint64_t)rows * prompt, 16384)};
     p.kv_tokens = VIREO_MAX(p.kv_tokens, prompt + max_tokens);
     t->engine = engine_create(t->model, &p, err);
-    return t->engine && (t->spec->method != JOB_GRPO || keep_open(t, longest, err));
+    return t->engine &&
+           (t->spec->method != JOB_GRPO || (keep_open(t, longest, err) && pictures_open(t, longest, err)));
 }
 
 // Where the callbacks of one example put what they hear.
@@ -146,13 +147,17 @@ static bool sample(struct trainer *t, const struct step_data *d, const struct ro
         }
         const struct patches **images =
             (const struct patches **)arena_array(a, struct patches *, e->prompt.image_count + 1);
+        uint8_t(*digests)[HASH_BYTES] = arena_take_array(a, e->prompt.image_count + 1, sizeof *digests);
         if (arena_failed(a))
             return vireo_fail_memory(err, (size_t)p->n * p->max_tokens * 12);
-        for (uint32_t k = 0; k < e->prompt.image_count; k++)
+        for (uint32_t k = 0; k < e->prompt.image_count; k++) {
             images[k] = d->patches[e->pictures[k]];
+            memcpy(digests[k], d->pictures[e->pictures[k]].digest, HASH_BYTES);
+        }
         struct generation g = {.id = i + 1,
                                .prompt = &e->prompt,
                                .images = images,
+                               .digests = (const uint8_t(*)[HASH_BYTES])digests,
                                .n = p->n,
                                .first_sample = i * p->n,
                                .sampling = {.temperature = p->temperature,

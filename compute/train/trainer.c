@@ -73,8 +73,7 @@ static enum dtype weight_type(const struct job_spec *s)
     return s->dtype == JOB_FP32 ? DTYPE_F32 : s->dtype == JOB_BF16 ? DTYPE_BF16 : DTYPE_U32;
 }
 
-// Longest row of the training data in tokens, looked at on a sample of rows spread over the file.
-static bool longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err)
+bool trainer_longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err)
 {
     uint32_t longest = 0, step = VIREO_MAX(1, t->data.count / 32);
     for (uint32_t i = 0; i < t->data.count; i += step) {
@@ -136,7 +135,7 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         return false;
     if (!t->micro_batch) {
         uint32_t longest;
-        if (!longest_row(t, method->method == JOB_SFT, &longest, err))
+        if (!trainer_longest_row(t, method->method == JOB_SFT, &longest, err))
             return false;
         if (method->method == JOB_GRPO)
             longest += s->num_generations * s->max_completion_length;
@@ -179,6 +178,7 @@ static void close_trainer(struct trainer *t)
     grader_destroy(&t->grader);
     optimizer_destroy(&t->optimizer);
     keep_close(t);
+    pictures_close(t);
     gpu_arena_destroy(&t->activations);
     gpu_arena_destroy(&t->upload);
     model_destroy(&t->reference);
@@ -241,6 +241,7 @@ static bool one_step(struct trainer *t, const struct train_method *method, json_
     struct stopwatch watch = stopwatch_start();
     done = done && feed_take(t->feed, t->step, &data, &epoch, err);
     if (done) {
+        pictures_begin_step(t);
         stopwatch_lap(&watch, timing, "data"); // what is left of it: most is done beside the step before
         done = method->step(t, data, metrics, timing, &trained, err);
     }
