@@ -49,6 +49,39 @@ void thread_for(size_t count, int threads, void (*work)(void *context, size_t i)
         pthread_join(others[i], NULL);
 }
 
+struct task {
+    pthread_t thread;
+    void (*work)(void *);
+    void *context;
+};
+
+static void *run_task(void *argument)
+{
+    struct task *t = argument;
+    t->work(t->context);
+    return NULL;
+}
+
+struct task *task_start(void (*work)(void *context), void *context)
+{
+    struct task *t = vireo_calloc(1, sizeof *t);
+    if (t)
+        *t = (struct task){.work = work, .context = context};
+    if (t && pthread_create(&t->thread, NULL, run_task, t) == 0)
+        return t;
+    free(t);
+    return NULL;
+}
+
+void task_wait(struct task **t)
+{
+    if (!*t)
+        return;
+    pthread_join((*t)->thread, NULL);
+    free(*t);
+    *t = NULL;
+}
+
 struct queue {
     pthread_mutex_t lock; // guards all below; rank: leaf
     pthread_cond_t changed;

@@ -1,4 +1,4 @@
-// A fixed pool of threads for data work (decode, resize, reward), and a bounded queue between threads.
+// Threads for data work (decode, resize, reward), and a bounded queue between threads.
 #ifndef VIREO_BASE_THREAD_H
 #define VIREO_BASE_THREAD_H
 
@@ -12,6 +12,11 @@ void thread_for(size_t count, int threads, void (*work)(void *context, size_t i)
 
 // Number of processors this process may use.
 int thread_cores(void);
+
+// One piece of work on a thread of its own. NULL: no thread can be started, and nothing is done.
+struct task;
+struct task *task_start(void (*work)(void *context), void *context);
+void task_wait(struct task **t); // until it has ended; all it wrote is seen then. NULL is fine
 
 // First in, first out, for pointers; push blocks when full, pop when empty. Any thread may call any function.
 struct queue;

@@ -12,6 +12,7 @@ struct features {
     struct slots *slots; // which rows are free
     struct feature *list;
     uint64_t clock;
+    bool newest_goes;
 };
 
 struct features *features_create(struct gpu_arena *memory, enum dtype type, uint32_t rows, uint32_t columns,
@@ -66,15 +67,15 @@ static void drop(struct features *f, struct feature **at)
 }
 
 // False: nothing can go.
-static bool drop_oldest(struct features *f)
+static bool drop_one(struct features *f)
 {
-    struct feature **oldest = NULL;
+    struct feature **next = NULL;
     for (struct feature **at = &f->list; *at; at = &(*at)->next)
-        if (!(*at)->pinned && (!oldest || (*at)->used < (*oldest)->used))
-            oldest = at;
-    if (oldest)
-        drop(f, oldest);
-    return oldest != NULL;
+        if (!(*at)->pinned && (!next || ((*at)->used < (*next)->used) != f->newest_goes))
+            next = at;
+    if (next)
+        drop(f, next);
+    return next != NULL;
 }
 
 struct feature *features_add(struct features *f, const uint8_t digest[HASH_BYTES], uint32_t count)
@@ -83,7 +84,7 @@ struct feature *features_add(struct features *f, const uint8_t digest[HASH_BYTES
     uint32_t *place = vireo_calloc(count, sizeof *place);
     bool room = x && place;
     while (room && !slots_take(f->slots, count, &x->first))
-        room = drop_oldest(f);
+        room = drop_one(f);
     if (!room) {
         free(x);
         free(place);
@@ -103,6 +104,11 @@ void features_unpin(struct features *f)
 {
     for (struct feature *x = f->list; x; x = x->next)
         x->pinned = false;
+}
+
+void features_newest_go(struct features *f)
+{
+    f->newest_goes = true;
 }
 
 void features_forget(struct features *f)

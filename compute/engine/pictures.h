@@ -30,6 +30,7 @@ const struct feature *features_find(struct features *f, const uint8_t digest[HAS
 // memory).
 struct feature *features_add(struct features *f, const uint8_t digest[HASH_BYTES], uint32_t count);
 void features_unpin(struct features *f);
+void features_newest_go(struct features *f); // from now on those used last make room first: for data visited in rounds
 void features_forget(struct features *f); // drops all: the weights have changed, or what was to fill them failed
 
 #endif

@@ -54,7 +54,8 @@ struct gpu_device_params {
     uint64_t memory_limit;      // most bytes all arenas together may hold; 0: the device's budget
     uint32_t subgroup_size;     // 0: best of the device; else this size where it can be chosen
     double submit_seconds;      // aim for the length of one submit; 0: 0.1
-    double wait_seconds;        // a wait without any progress for this long means that the device is lost; 0: 300
+    double wait_seconds;        // a wait without any progress for this long means that the device is lost; 0: 300. CPU
+                                // drivers compile in the submit: up to 12 times as long where pipelines first run
     bool robust;                // debug: robustBufferAccess
 };
 

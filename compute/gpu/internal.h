@@ -242,7 +242,7 @@ struct gpu_slot {
     struct gpu_replay replay;
     uint64_t barriers;        // in the command buffer
     double estimate;          // seconds, first guess
-    bool fresh;               // holds the first dispatch of a pipeline: no measure of the rate
+    uint32_t fresh;           // pipelines whose first dispatch it holds: if any, it is no measure of the rate
     VkQueryPool queries;      // 0, 1: begin and end; then one after each timed dispatch
     uint32_t query_capacity, query_count;
     struct gpu_timed *timed;  // [query_count - 2]

@@ -353,7 +353,7 @@ static void emit_one(struct gpu_device *dev, struct gpu_slot *slot, const struct
         vk->CmdDispatchBase(c, op->base, 0, 0, op->groups[0], op->groups[1], 1);
     else
         vk->CmdDispatch(c, op->groups[0], op->groups[1], 1);
-    slot->fresh |= !op->pipeline->used;
+    slot->fresh += !op->pipeline->used;
     op->pipeline->used = true;
 }
 

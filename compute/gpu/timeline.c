@@ -110,8 +110,8 @@ bool timeline_init(struct gpu_device *dev, struct vireo_error *err)
     return true;
 }
 
-// The label of the work that the device is (or was) busy with: of the first ticket that has not passed.
-static const char *busy_label(const struct gpu_device *dev)
+// What the device is (or was) busy with: the first ticket that has not passed. NULL: nothing.
+static const struct gpu_slot *busy_slot(const struct gpu_device *dev)
 {
     const struct gpu_slot *first = NULL;
     for (int i = 0; i < GPU_SLOTS; i++) {
@@ -119,7 +119,23 @@ static const char *busy_label(const struct gpu_device *dev)
         if (s->ticket > dev->timeline.passed && (!first || s->ticket < first->ticket))
             first = s;
     }
-    return first && first->label[0] ? first->label : "none";
+    return first;
+}
+
+static const char *busy_label(const struct gpu_device *dev)
+{
+    const struct gpu_slot *s = busy_slot(dev);
+    return s && s->label[0] ? s->label : "none";
+}
+
+// How long without progress means that the device is lost. CPU drivers compile a pipeline inside the submit that first
+// dispatches it, which old ones take minutes for: no hang, though from outside it looks like one.
+static double patience(const struct gpu_device *dev)
+{
+    enum { EACH = 2, MOST = 12 }; // times wait_seconds: more for each such pipeline; and in all
+    const struct gpu_slot *s = busy_slot(dev);
+    const uint32_t fresh = s && dev->caps.type == GPU_CPU ? s->fresh : 0;
+    return dev->params.wait_seconds * VIREO_MIN(1 + EACH * (double)fresh, MOST);
 }
 
 // The first loss is what every later call reports.
@@ -192,11 +208,11 @@ bool timeline_wait(struct gpu_device *dev, uint64_t ticket, struct vireo_error *
             if (r == VK_SUCCESS && timed_out)
                 r = VK_TIMEOUT;
         }
-        if (r == VK_TIMEOUT && !hung && clock_seconds() - progress < dev->params.wait_seconds)
+        if (r == VK_TIMEOUT && !hung && clock_seconds() - progress < patience(dev))
             continue;
         char what[96];
         if (r == VK_TIMEOUT)
-            snprintf(what, sizeof what, "no progress for %g s", dev->params.wait_seconds);
+            snprintf(what, sizeof what, "no progress for %g s", patience(dev));
         else
             snprintf(what, sizeof what, "waiting gave %s", vk_result_name(r));
         return lose(dev, what, busy_label(dev), err);
@@ -217,7 +233,7 @@ void timeline_drain(struct gpu_device *dev)
                                     .pSemaphores = &t->semaphore,
                                     .pValues = &t->submitted,
                                 },
-                                (uint64_t)((dev->lost ? 5 : dev->params.wait_seconds) * 1e9));
+                                (uint64_t)((dev->lost ? 5 : patience(dev)) * 1e9));
 }
 
 void timeline_finish(struct gpu_device *dev)
@@ -277,7 +293,7 @@ static VkResult fill_slot(struct gpu_device *dev, struct gpu_slot *s)
         return r;
     replay_keep(dev, s);
     s->estimate = 0;
-    s->fresh = false;
+    s->fresh = 0;
     s->label[0] = 0;
     s->query_count = 0;
     timers_prepare(dev, s, dev->timers.on ? dev->record.count : 0);
@@ -302,7 +318,7 @@ static void replay_slot(struct gpu_device *dev, struct gpu_slot *s)
     s->estimate = 0;
     for (uint32_t i = 0; i < dev->record.count; i++)
         s->estimate += dev->record.ops[i].seconds;
-    s->fresh = false;
+    s->fresh = 0;
     s->query_count = s->queries ? 2 : 0;
     dev->counters.barriers += s->barriers;
     dev->counters.replays++;

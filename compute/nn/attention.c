@@ -3,6 +3,7 @@
 #include "compute/base/check.h"
 #include "shaders/args/attention.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,8 +24,8 @@ static struct tensor columns(struct tensor qkv, const struct nn_heads *h, uint32
     return tensor_column_part(qkv, first_head * h->head_dim, heads * h->head_dim);
 }
 
-// The kernels of a family as a call runs them: "simd" is for CPU drivers, "tile" for GPUs; both are right on any device. Each
-// has its own order of sums, so a device has one of them for everything.
+// The kernels of a family as a call runs them: "simd" is for CPU drivers (but old ones), "tile" for GPUs; both are right on
+// any device. Each has its own order of sums, so a device has one of them for everything.
 enum { CONSTANTS = 8 }; // head_dim, items a lane (tile: aligned), paged, types of qkv, k and v, o, gradients of o, of qkv
 struct choice {
     enum gpu_kernel forward, by_query, by_key;
@@ -57,10 +58,21 @@ static bool fits_quads(struct tensor x, uint32_t head_dim)
            (x.span.address % (4 * dtype_bytes(x.dtype)) == 0 && x.stride % 4 == 0 && head_dim % 4 == 0);
 }
 
+// The "simd" family holds whole rows of heads in registers, so its memory accesses are unrolled over head_dim. Lavapipe
+// before Mesa 25 makes a chain of branches of each, a lane a branch, and LLVM's pass over coroutines takes time that
+// grows with the square of them: for head_dim 80 minutes a kernel (Mesa 22.3, LLVM 15), where "tile" takes seconds.
+static bool compiles_loads_lane_by_lane(const struct gpu_caps *caps)
+{
+    unsigned major; // lavapipe's driver_version is 1 in every version
+    return strcmp(caps->driver_name, "llvmpipe") == 0 && sscanf(caps->driver_info, "Mesa %u", &major) == 1 && major < 25;
+}
+
 static bool wants_tiles(const struct gpu_caps *caps)
 {
     const char *forced = getenv("VIREO_ATTENTION");
-    return forced && forced[0] ? strcmp(forced, "tile") == 0 : caps->type != GPU_CPU;
+    if (forced && forced[0])
+        return strcmp(forced, "tile") == 0;
+    return caps->type != GPU_CPU || compiles_loads_lane_by_lane(caps);
 }
 
 static struct choice choose_tile(const struct attention_step *s, const struct operands *x)
@@ -81,7 +93,7 @@ static struct choice choose_tile(const struct attention_step *s, const struct op
 }
 
 // VIREO_ATTENTION, for tests and measurements: "tile" that family; "simd-1", "simd-2", "simd-4" the other one with so many
-// items a lane, "any" without 64-bit loads, all of the same bits. By default GPUs take tiles.
+// items a lane, "any" without 64-bit loads, all of the same bits. By default GPUs and old CPU drivers take tiles.
 //
 // Items a lane share the loads of keys where neighbouring rows mostly see the same ones: 1, 2 and 4 give 17, 22 and 27 GFLOP
 // per CPU second for 576 keys a row. Rows that decode each have keys of their own (two are 0.7 times as fast), and short

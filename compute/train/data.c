@@ -4,6 +4,7 @@
 #include "compute/base/file.h"
 #include "compute/base/thread.h"
 #include "compute/dataset/jsonl.h"
+#include "compute/engine/prefix.h"
 #include "compute/image/decode.h"
 
 #include <string.h>
@@ -72,6 +73,7 @@ static bool load_picture(const struct work *w, uint32_t i, struct vireo_error *e
     p->width = pixels.width;
     p->height = pixels.height;
     done = done && image_patches(&processor, &pixels, &p->patches, err);
+    done = done && (prefix_image_digest(&p->patches, p->digest) || vireo_fail_memory(err, HASH_BYTES));
     image_finish(&pixels);
     if (image->form != IMAGE_BYTES)
         file_bytes_free(&bytes);
@@ -82,6 +84,34 @@ static void picture_work(void *context, size_t i)
 {
     const struct work *w = context;
     w->failed[i] = !load_picture(w, (uint32_t)i, &w->errors[i]);
+}
+
+// Files of the same content under different names become one picture. (Equal patches of pictures of different sizes stay
+// apart: graders are told the size.)
+static void merge_equal(struct step_data *d, uint32_t *place)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < d->picture_count; i++) {
+        struct picture *p = &d->pictures[i];
+        uint32_t n = 0;
+        while (n < kept && (memcmp(d->pictures[n].digest, p->digest, HASH_BYTES) != 0 ||
+                            d->pictures[n].width != p->width || d->pictures[n].height != p->height))
+            n++;
+        place[i] = n;
+        if (n < kept) {
+            patches_finish(&p->patches);
+            continue;
+        }
+        if (kept != i) {
+            d->pictures[kept] = *p;
+            *p = (struct picture){0};
+        }
+        kept++;
+    }
+    d->picture_count = kept;
+    for (uint32_t i = 0; i < d->count; i++)
+        for (uint32_t k = 0; k < d->examples[i].sample->image_count; k++)
+            d->examples[i].pictures[k] = place[d->examples[i].pictures[k]];
 }
 
 // The sample's messages, with the answer as the last one where it is trained on.
@@ -185,6 +215,7 @@ bool step_data_build(const struct model *m, const struct job_spec *s, const stru
     thread_for(data.picture_count, 0, picture_work, &w);
     bool done = first_error(&w, data.picture_count, err);
     if (done) {
+        merge_equal(&data, image); // the indices into the dataset have served
         memset(w.failed, 0, most * sizeof *w.failed);
         for (uint32_t i = 0; i < count; i++)
             arena_init(&w.arenas[i], 1 << 14);

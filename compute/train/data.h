@@ -2,6 +2,7 @@
 #ifndef VIREO_TRAIN_DATA_H
 #define VIREO_TRAIN_DATA_H
 
+#include "compute/base/hash.h"
 #include "compute/dataset/order.h"
 #include "compute/dataset/sample.h"
 #include "compute/models/batch.h"
@@ -11,9 +12,10 @@
 struct picture {
     struct patches patches;
     uint32_t width, height; // of the file, as shown
+    uint8_t digest[HASH_BYTES]; // of the patches (engine/prefix.h)
 };
 
-// One row of a step. `pictures` are shared between rows that show the same picture.
+// One row of a step. `pictures` are shared between rows that show the same picture, whatever its files are called.
 struct example {
     const struct sample *sample;
     struct prompt prompt; // SFT: with the answer; GRPO and evaluation: up to the question

@@ -66,7 +66,7 @@ bool evaluate_dataset(struct trainer *t, const struct dataset *d, uint32_t rows,
         }
         // Sample numbers restart with every chunk; the seed tells the chunks apart, whatever their size.
         p.seed = s->seed + ((uint64_t)(i / CHUNK + 1) << 32);
-        done = rollout_generate(t, &data, &p, &t->step_arena, &r, err) && rollout_score(t, &data, &r, err);
+        done = rollout_generate(t, &data, &p, &t->step_arena, &r, err) && rollout_score(&r, &t->step_arena, err);
         for (uint32_t k = 0; done && k < count * n; k++) {
             const struct completion *c = &r.completions[k];
             reward[(size_t)i * n + k] = c->grade.reward;

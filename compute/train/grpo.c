@@ -76,23 +76,52 @@ static struct kept_place *places_of(struct arena *a, const struct groups *g, uin
     return places;
 }
 
+// The vision tower's activations from the rollout, where its weights are trained; `local`: place of each picture of the step
+// in the list. A frozen tower's output is read by nobody here: the text's activations are adopted too.
+static bool adopt_pictures(struct trainer *t, struct tape *tape, const struct model *m, const struct groups *g,
+                           const struct picture_list *list, const uint32_t *local, struct packed *out,
+                           struct vireo_error *err)
+{
+    struct arena *a = &t->step_arena;
+    const uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
+    const struct patches **patches = (const struct patches **)arena_array(a, struct patches *, list->count);
+    for (uint32_t i = 0; patches && i < list->count; i++)
+        patches[i] = &list->pictures[i]->patches;
+    if (!patches)
+        return vireo_fail_memory(err, list->count * sizeof *patches);
+    if (!vision_batch_build(m, tape, patches, list->count, a, &out->vision, err))
+        return false;
+    if (!t->kept_vision)
+        return true;
+    struct kept_place *rows = arena_array(a, struct kept_place, out->vision.merged);
+    if (!rows)
+        return vireo_fail_memory(err, out->vision.merged * sizeof *rows);
+    for (uint32_t i = 0; i < g->d->picture_count; i++)
+        for (uint32_t r = 0; local[i] != UINT32_MAX && r < g->d->patches[i]->rows / unit; r++)
+            rows[out->vision.first[local[i]] + r] =
+                (struct kept_place){g->r.pictures[i].run, g->r.pictures[i].row + r};
+    tape_adopt_begin(tape, t->kept_vision, rows, out->vision.merged);
+    out->features = m->family->vision(tape, m, &out->vision);
+    tape_adopt_end(tape);
+    return true;
+}
+
 // Lays out [prompt, completion 1 ... completion n] of each group, every picture once, and runs the vision tower.
 static bool pack(struct trainer *t, struct tape *tape, const struct model *m, const struct groups *g, uint32_t from,
                  uint32_t to, bool adopt, struct packed *out, struct vireo_error *err)
 {
     struct arena *a = &t->step_arena;
     const struct step_data *d = g->d;
-    const uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
-    uint32_t n = g->r.n, tokens = 0, used = 0;
+    uint32_t n = g->r.n, tokens = 0;
     uint32_t *local = arena_array(a, uint32_t, d->picture_count + 1);
-    const struct patches **patches = (const struct patches **)arena_array(a, struct patches *, d->picture_count + 1);
+    struct picture_list list = {(const struct picture **)arena_array(a, struct picture *, d->picture_count + 1), 0};
     for (uint32_t k = from; k < to; k++)
         for (uint32_t i = 0; i < n; i++)
             tokens += g->r.completions[g->kept[k] * n + i].count;
     *out = (struct packed){.hidden_row = arena_array(a, uint32_t, tokens + 1),
                            .target = arena_array(a, uint32_t, tokens + 1),
                            .kept = adopt && is_kept(t, g, from, to)};
-    if (!local || !patches || !out->hidden_row || !out->target)
+    if (!local || !list.pictures || !out->hidden_row || !out->target)
         return vireo_fail_memory(err, tokens * 8);
     for (uint32_t i = 0; i < d->picture_count; i++)
         local[i] = UINT32_MAX;
@@ -100,28 +129,13 @@ static bool pack(struct trainer *t, struct tape *tape, const struct model *m, co
         const struct example *e = &d->examples[g->kept[k]];
         for (uint32_t i = 0; i < e->prompt.image_count; i++)
             if (local[e->pictures[i]] == UINT32_MAX) {
-                local[e->pictures[i]] = used;
-                patches[used++] = d->patches[e->pictures[i]];
+                local[e->pictures[i]] = list.count;
+                list.pictures[list.count++] = &d->pictures[e->pictures[i]];
             }
     }
-    if (used) {
-        if (!vision_batch_build(m, tape, patches, used, a, &out->vision, err))
-            return false;
-        if (!out->kept)
-            out->features = m->family->vision(tape, m, &out->vision);
-        else if (t->kept_vision) {
-            struct kept_place *rows = arena_array(a, struct kept_place, out->vision.merged);
-            if (!rows)
-                return vireo_fail_memory(err, out->vision.merged * sizeof *rows);
-            for (uint32_t i = 0; i < d->picture_count; i++)
-                for (uint32_t r = 0; local[i] != UINT32_MAX && r < d->patches[i]->rows / unit; r++)
-                    rows[out->vision.first[local[i]] + r] =
-                        (struct kept_place){g->r.pictures[i].run, g->r.pictures[i].row + r};
-            tape_adopt_begin(tape, t->kept_vision, rows, out->vision.merged);
-            out->features = m->family->vision(tape, m, &out->vision);
-            tape_adopt_end(tape);
-        }
-    }
+    if (list.count && !(out->kept ? adopt_pictures(t, tape, m, g, &list, local, out, err)
+                                  : pictures_compute(t, tape, m, &list, &out->vision, &out->features, err)))
+        return false;
     text_rows_init(&out->rows, a);
     for (uint32_t k = from; k < to; k++) {
         const struct example *e = &d->examples[g->kept[k]];
@@ -453,15 +467,11 @@ static void report_groups(struct trainer *t, const struct groups *g)
     json_decref(list);
 }
 
-static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
+static bool step(struct trainer *t, const struct step_data *d, json_t *metrics, json_t *timing, bool *trained,
                  struct vireo_error *err)
 {
     const struct job_spec *s = t->spec;
     struct stopwatch watch = stopwatch_start();
-    struct step_data d;
-    if (!step_data_build(t->model, s, &t->data, rows, s->batch_size, false, &t->step_arena, &d, err))
-        return false;
-    stopwatch_lap(&watch, timing, "data");
     struct rollout_params p = {.n = s->num_generations,
                                .max_tokens = s->max_completion_length,
                                .step = t->step,
@@ -472,15 +482,15 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
                                .ignore_eos = s->ignore_eos,
                                .seed = s->seed,
                                .keep = true};
-    struct groups g = {.d = &d};
-    bool done = rollout_generate(t, &d, &p, &t->step_arena, &g.r, err);
+    struct groups g = {.d = d};
+    bool done = rollout_generate(t, d, &p, &t->step_arena, &g.r, err);
     stopwatch_lap(&watch, timing, "sampling");
-    done = done && rollout_score(t, &d, &g.r, err);
+    done = done && rollout_score(&g.r, &t->step_arena, err);
     stopwatch_lap(&watch, timing, "reward");
-    done = done && take_groups(t, &d, &g, err);
+    done = done && take_groups(t, d, &g, err);
     *trained = done && g.tokens > 0;
     // Leaves cut the batch by groups as drawn, so that the cut does not depend on which groups were dropped.
-    uint32_t per_leaf = s->batch_size / s->leaves, all = d.count * s->num_generations;
+    uint32_t per_leaf = s->batch_size / s->leaves, all = d->count * s->num_generations;
     for (uint32_t leaf = 0, k = 0; done && leaf < s->leaves; leaf++) {
         uint32_t end = k;
         while (end < g.kept_count && g.kept[end] < (leaf + 1) * per_leaf)
@@ -504,13 +514,12 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         length_metrics(&g, all, metrics);
         if (*trained)
             token_metrics(t, &g, metrics);
-        for (uint32_t k = 0; k < d.count; k++)
+        for (uint32_t k = 0; k < d->count; k++)
             for (uint32_t i = 0; i < s->num_generations; i++)
-                t->num_tokens += d.examples[k].prompt.count + g.r.completions[k * s->num_generations + i].count;
+                t->num_tokens += d->examples[k].prompt.count + g.r.completions[k * s->num_generations + i].count;
         stopwatch_lap(&watch, timing, "training");
         report_groups(t, &g);
     }
-    step_data_finish(&d);
     return done;
 }
 

@@ -8,31 +8,51 @@
 #include <stdlib.h>
 #include <string.h>
 
+static struct plan_batch batch_of(const struct trainer *t, uint32_t rows, uint32_t longest_prompt)
+{
+    const struct job_spec *s = t->spec;
+    const struct model_vision_config *v = &t->model->config.vision;
+    const uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
+    const uint64_t drawn = s->method == JOB_GRPO ? (uint64_t)s->num_generations * s->max_completion_length : 0;
+    return (struct plan_batch){.tokens = rows * (longest_prompt + drawn),
+                               .patches = rows * longest_prompt * unit,
+                               .type = t->model->activations,
+                               .targets = rows * (drawn ? drawn : longest_prompt)};
+}
+
+// Kept are the activations of the whole step.
+static uint64_t kept_most(const struct trainer *t, uint32_t longest_prompt)
+{
+    struct plan_batch step = batch_of(t, t->spec->batch_size, longest_prompt);
+    if (t->spec->freeze_vision)
+        step.patches = 0;
+    return plan_kept_bytes(&t->model->config, &step);
+}
+
+// A micro-batch of them is put together beside its gradients.
+static uint64_t micro_most(const struct trainer *t, uint32_t longest_prompt)
+{
+    struct plan_batch micro = batch_of(t, t->micro_batch, longest_prompt);
+    micro.gradients = true;
+    micro.checkpoint = t->spec->gradient_checkpointing;
+    return plan_activation_bytes(&t->model->config, &micro);
+}
+
+uint64_t keep_reserved(const struct trainer *t, uint32_t longest_prompt)
+{
+    return micro_most(t, longest_prompt) + (t->kept_text ? kept_most(t, longest_prompt) : 0);
+}
+
 bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *err)
 {
     const struct job_spec *s = t->spec;
-    const struct model_config *c = &t->model->config;
-    const uint64_t unit = (uint64_t)c->vision.spatial_merge_size * c->vision.spatial_merge_size;
-    const uint64_t row = longest_prompt + (uint64_t)s->num_generations * s->max_completion_length;
-    const uint64_t vision = s->freeze_vision ? 0 : longest_prompt * unit;
     if (!s->keep_activations || s->gradient_checkpointing)
         return true;
-    // Kept are the activations of the whole step; a micro-batch of them is put together beside its gradients.
-    struct plan_batch step = {.tokens = s->batch_size * row,
-                              .patches = s->batch_size * vision,
-                              .type = t->model->activations,
-                              .targets = (uint64_t)s->batch_size * s->num_generations * s->max_completion_length};
-    struct plan_batch micro = {.tokens = t->micro_batch * row,
-                               .patches = t->micro_batch * longest_prompt * unit,
-                               .type = step.type,
-                               .targets = (uint64_t)t->micro_batch * s->num_generations * s->max_completion_length,
-                               .gradients = true};
-    const uint64_t kept = plan_kept_bytes(c, &step), other = plan_activation_bytes(c, &micro);
-    const uint64_t held = gpu_device_counters(t->dev).bytes_held;
+    const uint64_t kept = kept_most(t, longest_prompt), held = gpu_device_counters(t->dev).bytes_held;
     uint64_t there = gpu_device_caps(t->dev)->budget_bytes;
     if (s->memory_limit)
         there = VIREO_MIN(there, s->memory_limit);
-    if (held + other + kept + PLAN_KEEP_SLACK > there)
+    if (held + micro_most(t, longest_prompt) + kept + PLAN_KEEP_SLACK > there)
         return true;
     struct gpu_arena_params p = {.name = "kept activations", .bytes = (uint64_t)64 << 20, .grows = true};
     t->kept_memory = gpu_arena_create(t->dev, &p, err);

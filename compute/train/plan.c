@@ -61,6 +61,11 @@ uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *
     return plan_activation_bytes(c, &kept) - b->tokens * layer_grad; // of what is kept alone, no head and no gradients
 }
 
+uint64_t plan_features_bytes(const struct model_config *c, enum dtype type, uint64_t pictures, uint64_t tokens)
+{
+    return VIREO_MIN(pictures * tokens * c->text.hidden_size * dtype_bytes(type), PLAN_FEATURES_MOST);
+}
+
 static bool fits(const json_t *plan, uint64_t total, uint64_t available, const struct job_spec *s,
                  struct vireo_error *err)
 {
@@ -80,13 +85,17 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
                               : "micro_batch_size or max_pixels, set gradient_checkpointing or offload");
 }
 
-bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, struct vireo_error *err)
+json_t *train_plan_config(const struct job_spec *s, struct vireo_error *err)
 {
     char path[700];
     snprintf(path, sizeof path, "%s/config.json", s->model_folder);
-    json_t *config = vireo_json_load(path, 4 << 20, err);
-    struct model *m = config ? model_describe(config, err) : NULL;
-    json_decref(config);
+    return vireo_json_load(path, 4 << 20, err);
+}
+
+bool train_plan(const struct job_spec *s, const json_t *config, uint64_t pictures, uint64_t available, json_t **out,
+                struct vireo_error *err)
+{
+    struct model *m = model_describe(config, err);
     if (!m)
         return false;
     bool bf16 = s->dtype == JOB_BF16 || (s->dtype == JOB_AUTO && m->config.stored == DTYPE_BF16);
@@ -142,12 +151,20 @@ bool train_plan(const struct job_spec *s, uint64_t available, json_t **out, stru
     if (total + kept + PLAN_KEEP_SLACK > available)
         kept = 0;
     total += kept;
+    // Nor may what frozen vision towers make be more than is left; less than a prompt of it is none (pictures.c).
+    uint64_t features =
+        s->keep_features && (reference || (train && s->freeze_vision)) && total + PLAN_KEEP_SLACK < available
+            ? VIREO_MIN(plan_features_bytes(&m->config, type, pictures, prompt), available - total - PLAN_KEEP_SLACK)
+            : 0;
+    if (features < prompt * m->config.text.hidden_size * dtype_bytes(type))
+        features = 0;
+    total += features;
     model_destroy(&m);
     json_t *plan =
-        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
+        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
                   (json_int_t)gradients, "optimizer", (json_int_t)optimizer, "reference", (json_int_t)reference, "kv",
                   (json_int_t)kv, "activations", (json_int_t)activations, "kept_activations", (json_int_t)kept,
-                  "staging", (json_int_t)staging, "total", (json_int_t)total, "available", (json_int_t)available,
+                  "vision_features", (json_int_t)features, "staging", (json_int_t)staging, "total", (json_int_t)total, "available", (json_int_t)available,
                   "micro_batch_size", (int)micro);
     if (!plan)
         return vireo_fail_memory(err, 512);

@@ -10,6 +10,8 @@
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
 // A rollout's activations are kept only where so much stays free beside them.
 #define PLAN_KEEP_SLACK ((uint64_t)64 << 20)
+// The output of frozen vision towers is kept for so much at most (pictures.c).
+#define PLAN_FEATURES_MOST ((uint64_t)256 << 20)
 // The trainer's arena of activations begins with so much.
 #define PLAN_ACTIVATIONS_LEAST ((uint64_t)64 << 20)
 // One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward
@@ -21,6 +23,8 @@ struct plan_batch {
 };
 // Most bytes of activations and their gradients at one time.
 uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b);
+// Bytes of the output of a vision tower for so many pictures of up to so many tokens, within PLAN_FEATURES_MOST.
+uint64_t plan_features_bytes(const struct model_config *c, enum dtype type, uint64_t pictures, uint64_t tokens);
 // Bytes of the activations that a backward pass over the batch reads, without the head's: what a rollout keeps for it.
 uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *b);
 

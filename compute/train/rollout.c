@@ -2,7 +2,6 @@
 #include "compute/train/internal.h"
 
 #include "compute/base/check.h"
-#include "compute/base/thread.h"
 
 #include <string.h>
 
@@ -33,12 +32,13 @@ bool trainer_open_engine(struct trainer *t, uint32_t rows, uint32_t n, uint32_t 
                               .max_batch_tokens = (uint32_t)VIREO_MIN((uint64_t)rows * prompt, 16384)};
     p.kv_tokens = VIREO_MAX(p.kv_tokens, prompt + max_tokens);
     t->engine = engine_create(t->model, &p, err);
-    return t->engine && (t->spec->method != JOB_GRPO || keep_open(t, longest, err));
+    return t->engine &&
+           (t->spec->method != JOB_GRPO || (keep_open(t, longest, err) && pictures_open(t, longest, err)));
 }
 
 // Where the callbacks of one example put what they hear.
 struct listener {
-    struct trainer *t;
+    struct grading *grading;
     struct arena *a;
     struct completion *completions; // [n]
     bool failed;
@@ -65,6 +65,8 @@ static void on_end(void *user, uint32_t sample, enum engine_end reason, const st
         l->failed = true;
         *l->why = *why;
     }
+    if (reason == ENGINE_STOP || reason == ENGINE_LENGTH)
+        grading_add(l->grading, &l->completions[sample]);
 }
 
 static void on_sample(void *user, uint32_t sample, const struct kept_place *places, uint32_t count)
@@ -124,30 +126,18 @@ bool rollout_generate(struct trainer *t, const struct step_data *d, const struct
     return engine_keep_activations(t->engine, NULL, done ? err : &ignored) && done;
 }
 
-static bool decode_text(const struct model *m, struct completion *c, struct arena *a, struct vireo_error *err)
+static bool sample(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                   const struct rollout *r, struct vireo_error *err)
 {
-    struct token_text text = {0};
-    if (!tokenizer_decode(m->tokenizer, c->ids, c->count, true, &text, err))
-        return false;
-    c->text = arena_copy_bytes(a, text.data ? text.data : "", text.length);
-    c->text_bytes = text.length;
-    token_text_free(&text);
-    return c->text || vireo_fail_memory(err, c->text_bytes);
-}
-
-static bool generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
-                     struct rollout *out, struct vireo_error *err)
-{
-    struct rollout r = {.examples = d->count, .n = p->n};
-    r.completions = arena_array(a, struct completion, (size_t)d->count * p->n);
     struct listener *listeners = arena_array(a, struct listener, d->count);
     struct vireo_error why = {0};
     engine_forget(t->engine); // the weights have changed since
-    if (!r.completions || !listeners)
-        return vireo_fail_memory(err, (size_t)d->count * p->n * sizeof *r.completions);
+    if (!listeners)
+        return vireo_fail_memory(err, d->count * sizeof *listeners);
     for (uint32_t i = 0; i < d->count; i++) {
         const struct example *e = &d->examples[i];
-        listeners[i] = (struct listener){.t = t, .a = a, .completions = r.completions + (size_t)i * p->n, .why = &why};
+        listeners[i] = (struct listener){
+            .grading = r->grading, .a = a, .completions = r->completions + (size_t)i * p->n, .why = &why};
         for (uint32_t k = 0; k < p->n; k++) {
             struct completion *c = &listeners[i].completions[k];
             c->room = p->max_tokens;
@@ -157,13 +147,17 @@ static bool generate(struct trainer *t, const struct step_data *d, const struct 
         }
         const struct patches **images =
             (const struct patches **)arena_array(a, struct patches *, e->prompt.image_count + 1);
+        uint8_t(*digests)[HASH_BYTES] = arena_take_array(a, e->prompt.image_count + 1, sizeof *digests);
         if (arena_failed(a))
             return vireo_fail_memory(err, (size_t)p->n * p->max_tokens * 12);
-        for (uint32_t k = 0; k < e->prompt.image_count; k++)
+        for (uint32_t k = 0; k < e->prompt.image_count; k++) {
             images[k] = d->patches[e->pictures[k]];
+            memcpy(digests[k], d->pictures[e->pictures[k]].digest, HASH_BYTES);
+        }
         struct generation g = {.id = i + 1,
                                .prompt = &e->prompt,
                                .images = images,
+                               .digests = (const uint8_t(*)[HASH_BYTES])digests,
                                .n = p->n,
                                .first_sample = i * p->n,
                                .sampling = {.temperature = p->temperature,
@@ -191,47 +185,39 @@ static bool generate(struct trainer *t, const struct step_data *d, const struct 
                 *err = why;
             return false;
         }
-    for (uint32_t i = 0; i < d->count * p->n; i++)
-        if (!decode_text(t->model, &r.completions[i], a, err))
-            return false;
+    return true;
+}
+
+// What was submitted before something failed: its listeners are about to go.
+static void cancel(struct engine *e, uint32_t count)
+{
+    bool busy;
+    struct vireo_error ignored;
+    for (uint32_t i = 0; i < count; i++)
+        engine_cancel(e, i + 1);
+    engine_step(e, &busy, &ignored);
+}
+
+static bool generate(struct trainer *t, const struct step_data *d, const struct rollout_params *p, struct arena *a,
+                     struct rollout *out, struct vireo_error *err)
+{
+    struct rollout r = {.examples = d->count, .n = p->n};
+    r.completions = arena_array(a, struct completion, (size_t)d->count * p->n);
+    if (!r.completions)
+        return vireo_fail_memory(err, (size_t)d->count * p->n * sizeof *r.completions);
+    r.grading = grading_begin(t, d, &r, err);
+    if (!r.grading)
+        return false;
+    if (!sample(t, d, p, a, &r, err)) {
+        cancel(t->engine, d->count);
+        grading_end(&r.grading, NULL, NULL);
+        return false;
+    }
     *out = r;
     return true;
 }
 
-struct scoring {
-    struct trainer *t;
-    const struct step_data *d;
-    struct rollout *r;
-    bool *failed;
-};
-
-static void score_one(void *context, size_t i)
+bool rollout_score(struct rollout *r, struct arena *a, struct vireo_error *err)
 {
-    struct scoring *s = context;
-    const struct example *e = &s->d->examples[i / s->r->n];
-    struct completion *c = &s->r->completions[i];
-    struct grader_sample sample = {.text = c->text, .text_bytes = c->text_bytes, .tokens = c->count};
-    if (e->prompt.image_count > 0) {
-        const struct picture *p = &s->d->pictures[e->pictures[0]];
-        uint32_t patch = s->t->model->config.vision.patch_size;
-        sample.image_size[0] = p->width;
-        sample.image_size[1] = p->height;
-        sample.model_size[0] = p->patches.w * patch;
-        sample.model_size[1] = p->patches.h * patch;
-    }
-    struct vireo_error ignored;
-    s->failed[i] = !grader_run(s->t->grader, &sample, e->sample->item, &c->grade, &ignored);
-}
-
-bool rollout_score(struct trainer *t, const struct step_data *d, struct rollout *r, struct vireo_error *err)
-{
-    uint32_t count = r->examples * r->n;
-    struct scoring s = {.t = t, .d = d, .r = r, .failed = arena_array(&t->step_arena, bool, count)};
-    if (!s.failed)
-        return vireo_fail_memory(err, count);
-    thread_for(count, 0, score_one, &s);
-    for (uint32_t i = 0; i < count; i++)
-        if (s.failed[i])
-            return vireo_fail_memory(err, sizeof(struct grade));
-    return true;
+    return grading_end(&r->grading, a, err);
 }

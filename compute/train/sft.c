@@ -21,29 +21,26 @@ static bool micro_batch(struct trainer *t, const struct step_data *d, uint32_t f
     if (!tape)
         return false;
     // The pictures of these rows, each once.
-    uint32_t *local = arena_array(a, uint32_t, d->picture_count + 1), used = 0, labels = 0;
-    const struct patches **patches = (const struct patches **)arena_array(a, struct patches *, d->picture_count + 1);
+    uint32_t *local = arena_array(a, uint32_t, d->picture_count + 1), labels = 0;
+    struct picture_list list = {(const struct picture **)arena_array(a, struct picture *, d->picture_count + 1), 0};
     uint32_t *index = arena_array(a, uint32_t, 64 * (end - first) + 1);
-    bool done = (local && patches && index) || vireo_fail_memory(err, d->picture_count * 16);
+    bool done = (local && list.pictures && index) || vireo_fail_memory(err, d->picture_count * 16);
     for (uint32_t i = 0; done && i < d->picture_count; i++)
         local[i] = UINT32_MAX;
     for (uint32_t i = first; done && i < end; i++) {
         const struct example *e = &d->examples[i];
         for (uint32_t k = 0; k < e->prompt.image_count; k++)
             if (local[e->pictures[k]] == UINT32_MAX) {
-                local[e->pictures[k]] = used;
-                patches[used++] = d->patches[e->pictures[k]];
+                local[e->pictures[k]] = list.count;
+                list.pictures[list.count++] = &d->pictures[e->pictures[k]];
             }
         for (uint32_t k = 0; k < e->prompt.trained_count; k++)
             labels += e->prompt.trained_end[k] - e->prompt.trained_first[k];
     }
     struct vision_batch vision = {0};
     struct tensor features = {0};
-    if (done && used) {
-        done = vision_batch_build(t->model, tape, patches, used, a, &vision, err);
-        if (done)
-            features = t->model->family->vision(tape, t->model, &vision);
-    }
+    if (done && list.count)
+        done = pictures_compute(t, tape, t->model, &list, &vision, &features, err);
     struct text_rows rows;
     text_rows_init(&rows, a);
     uint32_t *hidden_row = arena_array(a, uint32_t, labels + 1), *target = arena_array(a, uint32_t, labels + 1), n = 0;
@@ -103,16 +100,12 @@ static uint32_t labelled(const struct step_data *d)
     return n;
 }
 
-static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_t *timing, bool *trained,
+static bool step(struct trainer *t, const struct step_data *d, json_t *metrics, json_t *timing, bool *trained,
                  struct vireo_error *err)
 {
     struct stopwatch watch = stopwatch_start();
     uint32_t leaves = t->spec->leaves, per_leaf = t->spec->batch_size / leaves;
-    struct step_data d;
-    if (!step_data_build(t->model, t->spec, &t->data, rows, t->spec->batch_size, true, &t->step_arena, &d, err))
-        return false;
-    stopwatch_lap(&watch, timing, "data");
-    uint32_t labels = labelled(&d), correct = 0;
+    uint32_t labels = labelled(d), correct = 0;
     double *loss = arena_array(&t->step_arena, double, leaves), *entropy = arena_array(&t->step_arena, double, leaves);
     bool done = (loss && entropy) || vireo_fail_memory(err, leaves * 16);
     *trained = labels > 0;
@@ -120,7 +113,7 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         uint32_t end = (leaf + 1) * per_leaf;
         for (uint32_t i = leaf * per_leaf; done && i < end; i += t->micro_batch) {
             struct scores s;
-            done = micro_batch(t, &d, i, VIREO_MIN(end, i + t->micro_batch), 1.0 / VIREO_MAX(1, labels), &s, err);
+            done = micro_batch(t, d, i, VIREO_MIN(end, i + t->micro_batch), 1.0 / VIREO_MAX(1, labels), &s, err);
             if (done) {
                 loss[leaf] += s.loss_sum;
                 entropy[leaf] += s.entropy_sum;
@@ -137,11 +130,10 @@ static bool step(struct trainer *t, const uint32_t *rows, json_t *metrics, json_
         metric_set(metrics, "loss", leaf_sum(loss, leaves) / count);
         metric_set(metrics, "mean_token_accuracy", correct / count);
         metric_set(metrics, "entropy", leaf_sum(entropy, leaves) / count);
-        for (uint32_t i = 0; i < d.count; i++)
-            t->num_tokens += d.examples[i].prompt.count;
+        for (uint32_t i = 0; i < d->count; i++)
+            t->num_tokens += d->examples[i].prompt.count;
         stopwatch_lap(&watch, timing, "training");
     }
-    step_data_finish(&d);
     return done;
 }
 
@@ -184,7 +176,8 @@ static bool open_sft(struct trainer *t, struct vireo_error *err)
     const struct job_spec *s = t->spec;
     if (s->validation_file && !data_load(s, s->validation_file, true, &t->validation, err))
         return vireo_explain(err, "validation_file: ");
-    return true;
+    uint32_t longest;
+    return !s->freeze_vision || (trainer_longest_row(t, true, &longest, err) && pictures_open(t, longest, err));
 }
 
 const struct train_method method_sft = {.method = JOB_SFT, .open = open_sft, .step = step, .validate = validate};

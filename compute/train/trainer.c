@@ -73,8 +73,7 @@ static enum dtype weight_type(const struct job_spec *s)
     return s->dtype == JOB_FP32 ? DTYPE_F32 : s->dtype == JOB_BF16 ? DTYPE_BF16 : DTYPE_U32;
 }
 
-// Longest row of the training data in tokens, looked at on a sample of rows spread over the file.
-static bool longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err)
+bool trainer_longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err)
 {
     uint32_t longest = 0, step = VIREO_MAX(1, t->data.count / 32);
     for (uint32_t i = 0; i < t->data.count; i += step) {
@@ -136,13 +135,22 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         return false;
     if (!t->micro_batch) {
         uint32_t longest;
-        if (!longest_row(t, method->method == JOB_SFT, &longest, err))
+        if (!trainer_longest_row(t, method->method == JOB_SFT, &longest, err))
             return false;
         if (method->method == JOB_GRPO)
             longest += s->num_generations * s->max_completion_length;
         t->micro_batch = plan_micro_batch(s, longest);
     }
     if (!method->open(t, err))
+        return false;
+    t->feed = feed_create(&(struct feed_params){.model = t->model,
+                                                .spec = s,
+                                                .data = &t->data,
+                                                .order = t->order,
+                                                .total_steps = t->total_steps,
+                                                .with_target = method->method == JOB_SFT},
+                          err);
+    if (!t->feed)
         return false;
     trainer_progress(t, "loading", 1);
     uint64_t trained = 0;
@@ -165,10 +173,12 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
 
 static void close_trainer(struct trainer *t)
 {
+    feed_destroy(&t->feed);
     engine_destroy(&t->engine);
     grader_destroy(&t->grader);
     optimizer_destroy(&t->optimizer);
     keep_close(t);
+    pictures_close(t);
     gpu_arena_destroy(&t->activations);
     gpu_arena_destroy(&t->upload);
     model_destroy(&t->reference);
@@ -225,14 +235,17 @@ static bool one_step(struct trainer *t, const struct train_method *method, json_
     double start = clock_seconds();
     struct stopwatch whole = stopwatch_start();
     json_t *metrics = json_object(), *timing = json_object();
-    uint32_t *rows = arena_array(&t->step_arena, uint32_t, t->spec->batch_size);
-    bool done = (metrics && timing && rows) || vireo_fail_memory(err, t->spec->batch_size * 4), trained = false;
+    bool done = (metrics && timing) || vireo_fail_memory(err, 64), trained = false;
     double epoch = 0;
-    if (done) {
-        order_batch(t->order, t->step, rows, &epoch);
-        done = method->step(t, rows, metrics, timing, &trained, err);
-    }
+    const struct step_data *data = NULL;
     struct stopwatch watch = stopwatch_start();
+    done = done && feed_take(t->feed, t->step, &data, &epoch, err);
+    if (done) {
+        pictures_begin_step(t);
+        stopwatch_lap(&watch, timing, "data"); // what is left of it: most is done beside the step before
+        done = method->step(t, data, metrics, timing, &trained, err);
+    }
+    watch = stopwatch_start();
     done = done && update(t, trained, metrics, err);
     if (done)
         stopwatch_lap(&watch, timing, "optimizer");

@@ -43,9 +43,12 @@ enum train_end train_run(const struct job_spec *spec, struct gpu_device *dev, co
 bool evaluate_run(const struct job_spec *spec, struct gpu_device *dev, const struct train_hooks *hooks, json_t **out,
                   struct vireo_error *err);
 
+// config.json of the job's model; a new reference, or NULL + err.
+json_t *train_plan_config(const struct job_spec *spec, struct vireo_error *err);
 // What the job will need, in bytes by purpose, before anything is allocated: {"weights", "gradients", "optimizer",
-// "reference", "kv", "activations", "staging", "total", "available"}; reads only the model's config and the data's
-// sizes. Fails with VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
-bool train_plan(const struct job_spec *spec, uint64_t available, json_t **out, struct vireo_error *err);
+// "reference", "kv", "activations", "kept_activations", "vision_features", "staging", "total", "available"}; from the
+// model's config, the job's sizes and the number of distinct pictures its rows name. Opens nothing. Fails with VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
+bool train_plan(const struct job_spec *spec, const json_t *config, uint64_t pictures, uint64_t available, json_t **out,
+                struct vireo_error *err);
 
 #endif

@@ -50,6 +50,7 @@ struct job_spec {
     bool freeze_vision, gradient_checkpointing;
     enum job_offload offload; // what lives in files, not in the device's memory; no bit depends on it
     bool keep_activations;     // of GRPO's rollouts for the backward pass, where memory allows; no bit depends on it
+    bool keep_features;        // the output of frozen vision towers, across steps, where memory allows; likewise
     uint32_t micro_batch_size; // rows (SFT) or groups (GRPO) computed at once; 0: auto
     uint32_t leaves;           // power of two
     uint32_t max_skipped_steps; // non-finite steps in a row before the job stops

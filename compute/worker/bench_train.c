@@ -24,7 +24,7 @@
 struct setup {
     int64_t image, prompts, group, new_tokens, text_tokens, runs;
     double beta;
-    bool bf16, grpo, profile, checkpointing, keep;
+    bool bf16, grpo, profile, checkpointing, keep, keep_features;
     int offload;
     json_t *model;
     char folder[64];
@@ -50,6 +50,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         !json_get_bool(config, "", "gradient_checkpointing", &s->checkpointing, err) ||
         !json_get_choice(config, "", "offload", job_offload_names, &s->offload, err) ||
         !json_get_bool(config, "", "keep_activations", &s->keep, err) ||
+        !json_get_bool(config, "", "keep_features", &s->keep_features, err) ||
         !json_get_choice(config, "", "dtype", types, &type, err))
         return false;
     if (!s->model)
@@ -283,6 +284,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     spec.gradient_checkpointing = s->checkpointing;
     spec.offload = (enum job_offload)s->offload;
     spec.keep_activations = s->keep;
+    spec.keep_features = s->keep_features; // off unless asked for: these steps all show the same pictures, epochs do not
     spec.ignore_eos = true;
     spec.log_completions = false;
     spec.save_steps = 0;
@@ -298,7 +300,9 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     sized.max_prompt_length = (uint32_t)(sized.max_pixels / (28 * 28) + (uint64_t)s->text_tokens + 5);
     if (!s->grpo)
         sized.max_prompt_length += (uint32_t)s->new_tokens;
-    bool done = train_plan(&sized, UINT64_MAX, &plan, err) && train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
+    json_t *config = train_plan_config(&sized, err);
+    bool done = config && train_plan(&sized, config, (uint64_t)s->prompts, UINT64_MAX, &plan, err) &&
+                train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
         static const char *const phases[][2] = {
             {"step_time", "step"},      {"data", "data"},       {"sampling", "rollout"},   {"reward", "reward"},
@@ -327,6 +331,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
         }
     }
     json_decref(heard.steps);
+    json_decref(config);
     json_decref(plan);
     json_decref(spec.grader);
     arena_finish(&a);

@@ -91,7 +91,7 @@ static bool check_grader(const struct job_spec *s, const struct dataset *d, stru
 }
 
 static bool check_rows(const struct job_spec *s, const struct file_bytes *bytes, bool validation, struct references *refs,
-                       json_t *issues, json_t *facts, struct vireo_error *err)
+                       json_t *issues, json_t *facts, uint32_t *pictures, struct vireo_error *err)
 {
     struct jsonl_options options = {.want = s->method == JOB_SFT ? JSONL_TARGET : JSONL_PROMPT,
                                     .max_rows = validation ? JSONL_VALIDATION_ROWS : JSONL_TRAIN_ROWS,
@@ -111,6 +111,7 @@ static bool check_rows(const struct job_spec *s, const struct file_bytes *bytes,
     bool done = d.count > 0 || vireo_fail_kind(err, VIREO_INVALID, "invalid_file_format",
                                                validation ? "validation_file" : "training_file", "The file has no rows.");
     done = done && check_grader(s, &d, err);
+    *pictures = d.image_count;
     dataset_finish(&d);
     return done;
 }
@@ -126,16 +127,18 @@ static _Noreturn void check(struct link *l, const json_t *message)
         _exit(WORKER_FAILED);
     }
     struct file_bytes train = {0}, validation = {0};
-    json_t *plan = NULL, *issues = json_array(), *out = message_new(MESSAGE_CHECKED);
+    json_t *plan = NULL, *config = NULL, *issues = json_array(), *out = message_new(MESSAGE_CHECKED);
     struct references refs = {json_array()};
     uint64_t available = (uint64_t)json_integer_value(json_object_get(message, "available"));
     bool done = (issues && out && refs.list) || vireo_fail_memory(&err, 64);
     // Everything that needs files comes first: inside the sandbox none can be opened.
-    done = done && train_plan(&s, available ? available : UINT64_MAX, &plan, &err) &&
+    uint32_t pictures = 0, unused;
+    done = done && (config = train_plan_config(&s, &err)) != NULL &&
            file_read(s.training_file, MAX_FILE, &train, &err) &&
            (!s.validation_file || file_read(s.validation_file, MAX_FILE, &validation, &err)) &&
-           os_sandbox_compute_only(&err) && check_rows(&s, &train, false, &refs, issues, out, &err) &&
-           (!s.validation_file || check_rows(&s, &validation, true, &refs, issues, out, &err));
+           os_sandbox_compute_only(&err) && check_rows(&s, &train, false, &refs, issues, out, &pictures, &err) &&
+           (!s.validation_file || check_rows(&s, &validation, true, &refs, issues, out, &unused, &err)) &&
+           train_plan(&s, config, pictures, available ? available : UINT64_MAX, &plan, &err);
     if (done) {
         json_object_set_new(out, "plan", plan);
         json_object_set_new(out, "references", refs.list);

@@ -764,6 +764,42 @@ static void a_lost_device_is_reported_with_its_label_and_stays_lost(void **state
     lose_at("fail:gpu.hang:3", "no progress for 60 s");
 }
 
+// A CPU driver compiles a pipeline in the submit that first dispatches it, and old ones take minutes: such a submit is
+// waited for longer, but not for ever.
+static void first_dispatches_on_cpu_drivers_are_waited_for_longer(void **state)
+{
+    const double limits[] = {20 * 3, 20 * 1, 20 * 12}; // one pipeline that never ran; none; ten
+    const uint32_t fresh[] = {1, 0, 10};
+    for (int i = 0; i < 3; i++) {
+        struct vireo_error err = {0};
+        struct gpu_device *dev = make(&(struct gpu_device_params){.wait_seconds = 20});
+        const bool cpu = gpu_device_caps(dev)->type == GPU_CPU;
+        struct gpu_arena *a = arena(dev, "data", GPU_MEMORY_DEVICE, 4096);
+        struct gpu_span x = take(a, 256);
+        char words[64];
+        affine(dev, x, nothing, 64, 0, 1);
+        REQUIRE_OK(gpu_finish(dev, &err));
+        affine(dev, x, nothing, 64, 0, 1);
+        for (uint32_t k = 0; k < fresh[i]; k++) {
+            const uint32_t constant = 1000 + k; // the kernel has no such constant: another pipeline of the same code
+            gpu_dispatch(dev, KERNEL_FILL_F32,
+                         &(struct gpu_dispatch){.args = (uint32_t[32]){0},
+                                                .args_bytes = 128,
+                                                .constants = &constant,
+                                                .constant_count = 1,
+                                                .groups = 1});
+        }
+        vireo_fault_set("fail:gpu.hang:1");
+        REQUIRE_FAIL(gpu_finish(dev, &err), VIREO_DEVICE_LOST);
+        vireo_fault_set("");
+        snprintf(words, sizeof words, "no progress for %g s", cpu ? limits[i] : 20);
+        if (!strstr(err.message, words))
+            fail_msg("'%s' lacks '%s'", err.message, words);
+        gpu_arena_destroy(&a);
+        end(&dev);
+    }
+}
+
 static void other_failures_end_with_the_submit(void **state)
 {
     struct vireo_error err = {0};
@@ -991,6 +1027,7 @@ int main(void)
         cmocka_unit_test(the_rate_is_learned),
         cmocka_unit_test(tickets_pass_in_order),
         cmocka_unit_test(a_lost_device_is_reported_with_its_label_and_stays_lost),
+        cmocka_unit_test(first_dispatches_on_cpu_drivers_are_waited_for_longer),
         cmocka_unit_test(other_failures_end_with_the_submit),
         cmocka_unit_test(every_failed_allocation_is_survived),
         cmocka_unit_test(warming_up_builds_each_pipeline_once),
