@@ -28,44 +28,53 @@ void main()
     const uint first = group_index() * p.rows_each, end = min(p.rows, first + p.rows_each);
     if (first >= end)
         return;
+    const uint64_t w_at = row_pairs(p.w, 0, WEIGHT), dw_at = row_pairs(p.dw, group_index() * p.columns, 0);
+    uint64_t x_at = row_pairs(p.x, first * p.x_stride, 0), g_at = row_pairs(p.y, first * p.columns, G);
+    uint64_t dx_at = row_pairs(p.dx, first * p.dx_stride, 0);
+    const uint64_t x_step = element_bytes(p.x_stride, 0), g_step = element_bytes(p.columns, G);
+    const uint64_t dx_step = element_bytes(p.dx_stride, 0);
+    const float columns = float(p.columns);
+    const bool add = p.add != 0;
+    F32 kept_r = F32(p.r);
     vec2 w[PAIRS], dw[PAIRS];
     FOR_ROW_PAIRS(n) {
-        w[n] = load_pair(p.w, PAIR_COLUMN(n), WEIGHT);
+        w[n] = load_pair(w_at, n, WEIGHT);
         dw[n] = vec2(0);
     }
     for (uint some = first; some < end; some += SUBGROUP) {
-        const float kept = F32(p.r).v[min(some + gl_SubgroupInvocationID, end - 1)];
+        const float kept = kept_r.v[min(some + gl_SubgroupInvocationID, end - 1)];
         const uint stop = min(end, some + SUBGROUP);
-        for (uint row = some; row < stop; row++) {
+        for (uint row = some; row < stop; row++, x_at += x_step, g_at += g_step, dx_at += dx_step) {
             const float r = subgroupBroadcast(kept, row - some);
             vec2 x[PAIRS], g[PAIRS], part[LANE_PAIRS];
             [[unroll]] for (uint j = 0; j < LANE_PAIRS; j++)
                 part[j] = vec2(0);
             FOR_ROW_PAIRS(n) {
-                x[n] = load_pair(p.x, row * p.x_stride + PAIR_COLUMN(n), 0) * r;
-                g[n] = load_pair(p.y, row * p.columns + PAIR_COLUMN(n), G);
+                x[n] = load_pair(x_at, n, 0) * r;
+                g[n] = load_pair(g_at, n, G);
                 if (WEIGHT_TOO)
                     dw[n] += g[n] * x[n];
                 g[n] *= w[n];
                 part[n % LANE_PAIRS] += g[n] * x[n];
             }
-            const float mean = fold_pairs(part) / float(p.columns);
-            FOR_ROW_PAIRS(n) {
-                const uint to = row * p.dx_stride + PAIR_COLUMN(n);
-                vec2 d = r * (g[n] - x[n] * mean);
-                if (p.add != 0)
-                    d += load_pair(p.dx, to, 0);
-                store_pair(p.dx, to, 0, d);
+            const float mean = fold_pairs(part) / columns;
+            FOR_ROW_PAIRS(n)
+                x[n] = r * (g[n] - x[n] * mean);
+            if (add) {
+                FOR_ROW_PAIRS(n)
+                    x[n] += load_pair(dx_at, n, 0);
             }
+            FOR_ROW_PAIRS(n)
+                store_pair(dx_at, n, 0, x[n]);
         }
     }
     if (WEIGHT_TOO) {
-        FOR_ROW_PAIRS(n) {
-            const uint to = group_index() * p.columns + PAIR_COLUMN(n);
-            if (p.dw_add != 0)
-                dw[n] += load_pair(p.dw, to, 0);
-            store_pair(p.dw, to, 0, dw[n]);
+        if (p.dw_add != 0) {
+            FOR_ROW_PAIRS(n)
+                dw[n] += load_pair(dw_at, n, 0);
         }
+        FOR_ROW_PAIRS(n)
+            store_pair(dw_at, n, 0, dw[n]);
     }
 }
 #else

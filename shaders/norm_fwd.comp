@@ -27,22 +27,26 @@ void main()
     const uint first = group_index() * p.rows_each, end = min(p.rows, first + p.rows_each);
     if (first >= end)
         return;
+    const uint64_t w_at = row_pairs(p.w, 0, WEIGHT);
+    uint64_t x_at = row_pairs(p.x, first * p.x_stride, 0), y_at = row_pairs(p.y, first * p.columns, Y);
+    const uint64_t x_step = element_bytes(p.x_stride, 0), y_step = element_bytes(p.columns, Y);
+    const float columns = float(p.columns), eps = p.eps;
     vec2 w[PAIRS];
     FOR_ROW_PAIRS(n)
-        w[n] = load_pair(p.w, PAIR_COLUMN(n), WEIGHT);
+        w[n] = load_pair(w_at, n, WEIGHT);
     float kept = 0; // r of the row whose number in the group is the lane's: stored at once, since a store costs the same
-    for (uint row = first; row < end; row++) {
+    for (uint row = first; row < end; row++, x_at += x_step, y_at += y_step) {
         vec2 x[PAIRS], part[LANE_PAIRS];
         [[unroll]] for (uint j = 0; j < LANE_PAIRS; j++)
             part[j] = vec2(0);
         FOR_ROW_PAIRS(n) {
-            x[n] = load_pair(p.x, row * p.x_stride + PAIR_COLUMN(n), 0);
+            x[n] = load_pair(x_at, n, 0);
             part[n % LANE_PAIRS] += x[n] * x[n];
         }
-        const float r = inversesqrt(fold_pairs(part) / float(p.columns) + p.eps);
+        const float r = inversesqrt(fold_pairs(part) / columns + eps);
         kept = row - first == gl_SubgroupInvocationID ? r : kept;
         FOR_ROW_PAIRS(n)
-            store_pair(p.y, row * p.columns + PAIR_COLUMN(n), Y, x[n] * r * w[n]);
+            store_pair(y_at, n, Y, x[n] * r * w[n]);
     }
     if (has_address(p.r) && first + gl_SubgroupInvocationID < end)
         F32(p.r).v[first + gl_SubgroupInvocationID] = kept;
