@@ -63,8 +63,7 @@ static inline bool nn_is_wide(struct tensor x)
 static inline bool nn_takes_wide(struct tape *t, enum gpu_kernel wide)
 {
     const struct gpu_caps *c = gpu_device_caps(tape_device(t));
-    return c->type == GPU_CPU && (c->subgroup_size == 4 || c->subgroup_size == 8) &&
-           gpu_kernel_runs(tape_device(t), wide);
+    return c->type == GPU_CPU && c->subgroup_size >= 4 && c->subgroup_size <= 16 && gpu_kernel_runs(tape_device(t), wide);
 }
 
 // Kernels count elements in 32 bits from a tensor's start.

@@ -8,6 +8,9 @@
 // Columns a lane does in one group, as in the shaders.
 enum { LANE_COLUMNS = 32, GELU_LANE_COUNT = 16 };
 
+// Elements of short rows that a group of a wide kernel does: starting a group costs about as much as 100.
+enum { WIDE_ELEMENTS = 2048 };
+
 // Rows and columns as the kernels see them: all contiguous tensors are one row.
 struct shape {
     uint32_t rows, columns;
@@ -146,6 +149,23 @@ struct unary {
     struct tensor x, y;
 };
 
+static void swiglu(struct tape *t, enum gpu_kernel kernel, struct swiglu_args *args, enum dtype type, double bytes,
+                   const struct gpu_use *uses, uint32_t use_count)
+{
+    const bool wide = kernel == KERNEL_SWIGLU_FWD_WIDE || kernel == KERNEL_SWIGLU_BWD_WIDE;
+    args->rows_each = wide && args->columns ? VIREO_MAX(WIDE_ELEMENTS / args->columns, 1u) : 1;
+    nn_dispatch(t,
+                &(struct nn_step){
+                    .kernel = kernel,
+                    .args = args,
+                    .args_bytes = sizeof *args,
+                    .groups = nn_row_groups(t, (uint32_t)nn_ceil(args->rows, args->rows_each), args->columns, LANE_COLUMNS),
+                    .bytes = bytes * args->rows * args->columns,
+                    .constants = {nn_storage(type), 0, args->columns},
+                    .constant_count = wide ? 3 : 1},
+                uses, use_count);
+}
+
 static void swiglu_backward(struct tape *t, const void *data)
 {
     const struct unary *u = data;
@@ -158,7 +178,7 @@ static void swiglu_backward(struct tape *t, const void *data)
     vireo_assert(tensor_is_contiguous(dx) && tensor_is_contiguous(g));
     vireo_assert(dx.dtype == u->x.dtype && g.dtype == u->x.dtype);
     const uint32_t rows = tensor_rows(u->y), columns = tensor_columns(u->y);
-    const struct swiglu_args args = {
+    struct swiglu_args args = {
         .x = u->x.span.address,
         .z = g.span.address,
         .dx = dx.span.address,
@@ -170,15 +190,7 @@ static void swiglu_backward(struct tape *t, const void *data)
     const bool wide = nn_takes_wide(t, KERNEL_SWIGLU_BWD_WIDE) && nn_is_wide(u->x) && nn_is_wide(g) && nn_is_wide(dx);
     const struct gpu_use uses[] = {tensor_use(u->x, GPU_READ), tensor_use(g, GPU_READ),
                                    tensor_use(dx, fresh ? GPU_WRITE : GPU_READ_WRITE)};
-    nn_dispatch(t,
-                &(struct nn_step){.kernel = wide ? KERNEL_SWIGLU_BWD_WIDE : KERNEL_SWIGLU_BWD,
-                                  .args = &args,
-                                  .args_bytes = sizeof args,
-                                  .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
-                                  .bytes = 20.0 * rows * columns,
-                                  .constants = {nn_storage(g.dtype)},
-                                  .constant_count = 1},
-                uses, VIREO_COUNT(uses));
+    swiglu(t, wide ? KERNEL_SWIGLU_BWD_WIDE : KERNEL_SWIGLU_BWD, &args, g.dtype, 20, uses, VIREO_COUNT(uses));
 }
 
 struct tensor nn_swiglu(struct tape *t, struct tensor x)
@@ -191,7 +203,7 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
     if (tape_failed(t))
         return z;
     vireo_assert(tensor_columns(x) % 2 == 0 && nn_is_addressable(x) && has_whole_words(x, (struct shape){rows, 0}));
-    const struct swiglu_args args = {
+    struct swiglu_args args = {
         .x = x.span.address,
         .z = z.span.address,
         .rows = rows,
@@ -200,15 +212,7 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
     };
     const bool wide = nn_takes_wide(t, KERNEL_SWIGLU_FWD_WIDE) && nn_is_wide(x) && nn_is_wide(z);
     const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(z, GPU_WRITE)};
-    nn_dispatch(t,
-                &(struct nn_step){.kernel = wide ? KERNEL_SWIGLU_FWD_WIDE : KERNEL_SWIGLU_FWD,
-                                  .args = &args,
-                                  .args_bytes = sizeof args,
-                                  .groups = nn_row_groups(t, rows, columns, LANE_COLUMNS),
-                                  .bytes = 12.0 * rows * columns,
-                                  .constants = {nn_storage(x.dtype)},
-                                  .constant_count = 1},
-                uses, VIREO_COUNT(uses));
+    swiglu(t, wide ? KERNEL_SWIGLU_FWD_WIDE : KERNEL_SWIGLU_FWD, &args, x.dtype, 12, uses, VIREO_COUNT(uses));
     if (grad)
         tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
     return z;

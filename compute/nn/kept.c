@@ -198,28 +198,32 @@ static uint32_t sources(const struct kept *k, uint32_t index, struct gpu_use *us
 
 static void gather(struct tape *t, const struct adoption *a, struct tensor to)
 {
-    enum { GROUP_WORDS = 64 }; // a lane, as in the shader
+    // Words of a lane, as in the shader; of a group of the wide kernel, and the longest rows it takes (drivers may end
+    // a loop after 65535 turns).
+    enum { GROUP_WORDS = 64, WIDE_WORDS = 2048, MOST_WIDE = 1 << 18 };
     const struct kept *k = a->k;
     const uint32_t words = (uint32_t)(tensor_count(to) / a->rows * dtype_bytes(to.dtype) / 4);
     struct tensor runs = tensor_row_part(a->runs, a->next * k->run_count, k->run_count);
+    const bool wide = words % 2 == 0 && words <= MOST_WIDE && nn_takes_wide(t, KERNEL_GATHER_ROWS_WIDE);
+    const uint32_t each = VIREO_MIN(VIREO_MAX(WIDE_WORDS / VIREO_MAX(words, 1u), 1u), gpu_device_caps(tape_device(t))->subgroup_size);
     const struct gather_rows_args args = {
         .to = to.span.address,
         .runs = runs.span.address,
         .places = a->places.span.address,
         .rows = a->rows,
         .words = words,
+        .rows_each = each,
     };
     struct gpu_use uses[GPU_MAX_USES] = {tensor_use(to, GPU_WRITE), tensor_use(runs, GPU_READ),
                                          tensor_use(a->places, GPU_READ)};
     const uint32_t count = 3 + sources(k, a->next, uses + 3, GPU_MAX_USES - 3);
-    const bool wide = words % 2 == 0 && gpu_kernel_runs(tape_device(t), KERNEL_GATHER_ROWS_WIDE);
     gpu_dispatch(tape_device(t), wide ? KERNEL_GATHER_ROWS_WIDE : KERNEL_GATHER_ROWS,
                  &(struct gpu_dispatch){
                      .args = &args,
                      .args_bytes = sizeof args,
                      .uses = uses,
                      .use_count = count,
-                     .groups = nn_row_groups(t, a->rows, words, GROUP_WORDS),
+                     .groups = wide ? nn_ceil(a->rows, each) : nn_row_groups(t, a->rows, words, GROUP_WORDS),
                      .bytes = 8.0 * a->rows * words,
                  });
 }

@@ -25,5 +25,6 @@ struct swiglu_args {
     ADDRESS z;  // [rows, columns]: forward: result; backward: its gradient
     ADDRESS dx; // [rows, 2 * columns]: backward: result
     UINT rows, columns, x_stride;
+    UINT rows_each; // rows a group does (WIDE)
     UINT add;   // backward: 1: dx += instead of dx =
 };

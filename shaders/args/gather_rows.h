@@ -6,4 +6,5 @@ struct gather_rows_args {
     ADDRESS runs;   // address of each source: u32 pairs
     ADDRESS places; // u32 [rows, 2]: source, row in it
     UINT rows, words;
+    UINT rows_each; // rows a group does (WIDE)
 };

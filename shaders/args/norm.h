@@ -7,9 +7,11 @@ struct norm_args {
     ADDRESS y;      // [rows, columns], type by constant 2: forward: result; backward: its gradient
     ADDRESS r;      // f32 [rows]: 1/rms; forward writes it (0: not kept)
     ADDRESS dx;     // f32 [rows, columns], rows dx_stride apart: backward
+    ADDRESS dw;     // f32 [groups, columns]: the weight's gradient over the rows of a group (norm_bwd, WIDE)
     UINT rows, columns, x_stride, dx_stride;
     UINT rows_each; // rows a group does
     UINT add;       // 1: dx += instead of dx =
+    UINT dw_add;    // 1: dw += instead of dw =
     FLOAT eps;
 };
 

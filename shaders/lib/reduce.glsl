@@ -6,6 +6,7 @@
 // Every lane of the group must reach the fold.
 #ifndef REDUCE_GLSL
 #define REDUCE_GLSL
+#include "shaders/lib/fold_lanes.glsl"
 
 const uint PARTIALS = 32;
 const uint LANE_PARTIALS = (PARTIALS + SUBGROUP - 1) / SUBGROUP;
@@ -39,12 +40,7 @@ float fold_sum(float part[MOST_PARTIALS])
                 part[j] += part[j + h];
         }
     }
-    float x = part[0];
-    [[unroll]] for (uint d = PARTIALS / 2; d >= 1; d /= 2) {
-        if (d < SUBGROUP)
-            x += subgroupShuffleXor(x, d);
-    }
-    return subgroupBroadcastFirst(x);
+    return fold_lanes(part[0], PARTIALS / 2);
 }
 
 #endif
