@@ -152,7 +152,7 @@ uvec2 address(uvec2 base, uint element, uint shift)
     const uint low = uaddCarry(base.x, element << shift, carry);
     return uvec2(low, base.y + (element >> (32 - shift)) + carry);
 }
-const uint A_SHIFT = A_BF16 == 1 ? 1 : 2, B_SHIFT = B_BF16 == 1 ? 1 : 2; // bytes of an element
+const uint A_SHIFT = A_RAW(0).length() / 2, B_SHIFT = B_RAW(0).length() / 2; // 1 << this: bytes of an element
 void point_to_tiles()
 {
 #if KIND == PRODUCT_TN
