@@ -73,19 +73,23 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
     return true;
 }
 
-// Attention with operands of different types. False: there are no more.
+// Attention as models run it in 16 bits, forward without gradients, backward with k and v as columns of qkv; and keys of another
+// type, in pages or not. False: there are no more.
 static inline bool variant_mixed(struct variant *v, uint32_t i)
 {
     static const uint32_t mixed[][6] = {
-        // keys in pages; types of q, of k and v, of o, of the gradients of o and of qkv
-        {0, 0, 0, 0, 0, 0},
+        // keys in pages; types of qkv, of k and v, of o, of the gradients of o and of qkv
+        {0, 1, 0, 1, 1, 1}, // backward
+        {0, 1, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}, {1, 0, 0, 0, 0, 0}, {0, 1, 0, 1, 0, 0},
+        {0, 0, 1, 0, 0, 0}, {1, 1, 0, 1, 0, 0}, {1, 0, 1, 0, 0, 0},
     };
-    if (!variant_has_name(v, "attention_tile") || i >= sizeof mixed / sizeof mixed[0])
+    const uint32_t first = v->kernel == KERNEL_ATTENTION_TILE_FWD, count = first ? sizeof mixed / sizeof mixed[0] : 1;
+    if (!variant_has_name(v, "attention_tile") || first + i >= count)
         return false;
     v->count = 8;
     v->constants[0] = 128;
     v->constants[1] = 1;
-    memcpy(v->constants + 2, mixed[i], sizeof mixed[i]);
+    memcpy(v->constants + 2, mixed[first + i], sizeof mixed[0]);
     return true;
 }
 
