@@ -17,6 +17,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_EXT_shader_explicit_arithmetic_types_int16 : require
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -69,8 +70,9 @@ uint m0, n0;
 uvec4 a_next[A_QUADS];
 uvec4 b_next[B_QUADS];
 
-// Where the tiles begin in memory, and where in them a lane's quads (blocks) do, in bytes: 64 bits for the group, 32 a lane.
-uint64_t a_origin, b_origin;
+// Where the tiles begin in memory, and where in them a lane's quads (blocks) do, in bytes: 64 bits for the group, 32 a lane,
+// so that the way to the next tile costs a lane nothing.
+uint64_t a_origin, b_origin, a_step, b_step;
 uint a_at[A_QUADS], b_at[B_QUADS];
 
 uint64_t origin(uvec2 base, uint element, uint stride, uint line)
@@ -146,26 +148,30 @@ void point_to_tiles()
 {
 #if KIND == PRODUCT_TN
     a_origin = origin(p.a, p.a_first + m0, 0, 0);
+    a_step = 2 * STEP * uint64_t(p.a_stride);
     [[unroll]] for (uint i = 0; i < A_QUADS; i += 4)
         a_at[i] = outside_at(i / 4, ROWS, p.m - m0, p.a_stride);
 #else
     a_origin = origin(p.a, p.a_first, p.a_stride, m0);
+    a_step = 2 * STEP;
     [[unroll]] for (uint i = 0; i < A_QUADS; i++)
         a_at[i] = inside_at(i, ROWS, p.m - m0, p.a_stride);
 #endif
 #if KIND == PRODUCT_NT
     b_origin = origin(p.b, p.b_first, p.b_stride, n0);
+    b_step = 2 * STEP;
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)
         b_at[i] = inside_at(i, COLUMNS, p.n - n0, p.b_stride);
 #else
     b_origin = origin(p.b, p.b_first + n0, 0, 0);
+    b_step = 2 * STEP * uint64_t(p.b_stride);
     [[unroll]] for (uint i = 0; i < B_QUADS; i += 4)
         b_at[i] = outside_at(i / 4, COLUMNS, p.n - n0, p.b_stride);
 #endif
 }
 
-// The whole tile at k.
-void load_tiles(uint k)
+// The whole tile at k, the next of those that `a_origin` and `b_origin` point to; `forward` false: the same again.
+void load_tiles(uint k, bool forward)
 {
     if (LOAD == 1) {
         gather_tiles(k);
@@ -174,45 +180,48 @@ void load_tiles(uint k)
 #if KIND == PRODUCT_TN
     [[unroll]] for (uint i = 0; i < A_QUADS; i++) {
         const uint at = a_at[i / 4 * 4], row = outside_row(i / 4, ROWS), left = p.m - m0 - LOAD;
-        a_next[i] = load_quad(a_origin + 2 * uint64_t(k + i % 4) * p.a_stride, at,
+        a_next[i] = load_quad(a_origin + 2 * uint64_t(i % 4) * p.a_stride, at,
                               at + 2 * (min(row + 4, left) - min(row, left)));
     }
 #else
     [[unroll]] for (uint i = 0; i < A_QUADS; i++)
-        a_next[i] = load_quad(a_origin + 2 * k, a_at[i], a_at[i] + 8);
+        a_next[i] = load_quad(a_origin, a_at[i], a_at[i] + 8);
 #endif
 #if KIND == PRODUCT_NT
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)
-        b_next[i] = load_quad(b_origin + 2 * k, b_at[i], b_at[i] + 8);
+        b_next[i] = load_quad(b_origin, b_at[i], b_at[i] + 8);
 #else
     [[unroll]] for (uint i = 0; i < B_QUADS; i++) {
         const uint at = b_at[i / 4 * 4], row = outside_row(i / 4, COLUMNS), left = p.n - n0 - LOAD;
-        b_next[i] = load_quad(b_origin + 2 * uint64_t(k + i % 4) * p.b_stride, at,
+        b_next[i] = load_quad(b_origin + 2 * uint64_t(i % 4) * p.b_stride, at,
                               at + 2 * (min(row + 4, left) - min(row, left)));
     }
 #endif
+    a_origin += forward ? a_step : 0;
+    b_origin += forward ? b_step : 0;
 }
 
+// Where a lane's first quad (block) lies in a tile; the next ones are a constant apart.
+uint inside_first, turned_first;
 void store_inside(uvec4 x, uint i, uint extent, uint base)
 {
-    const uint e = gl_LocalInvocationIndex + i * INVOCATIONS;
-    if (4 * extent % INVOCATIONS == 0 || e < 4 * extent)
-        tile[base + e / 4 * STRIDE + e % 4] = x;
+    if (4 * extent % INVOCATIONS == 0 || gl_LocalInvocationIndex + i * INVOCATIONS < 4 * extent)
+        tile[inside_first + base + i * (INVOCATIONS / 4 * STRIDE)] = x;
 }
 
 uint pair(uint low, uint high, uint half_)
 {
-    return half_ == 0 ? (low & 0xffffu) | (high << 16) : (low >> 16) | (high & 0xffff0000u);
+    return pack32(u16vec2(unpack16(low)[half_], unpack16(high)[half_]));
 }
 // A block of 4 k x 8 rows, given by k.
 void store_turned(uvec4 k0, uvec4 k1, uvec4 k2, uvec4 k3, uint block, uint extent, uint base)
 {
-    const uint e = gl_LocalInvocationIndex + block * INVOCATIONS, quarter = e % (STEP / 4);
-    if (extent % INVOCATIONS == 0 || e < extent)
+    const uint component = gl_LocalInvocationIndex % 2 * 2;
+    if (extent % INVOCATIONS == 0 || gl_LocalInvocationIndex + block * INVOCATIONS < extent)
         [[unroll]] for (uint j = 0; j < 8; j++) {
-            const uint at = base + (e / (STEP / 4) * 8 + j) * STRIDE + quarter / 2;
-            tile[at][quarter % 2 * 2] = pair(k0[j / 2], k1[j / 2], j % 2);
-            tile[at][quarter % 2 * 2 + 1] = pair(k2[j / 2], k3[j / 2], j % 2);
+            const uint at = turned_first + base + block * (INVOCATIONS * STRIDE) + j * STRIDE;
+            tile[at][component] = pair(k0[j / 2], k1[j / 2], j % 2);
+            tile[at][component + 1] = pair(k2[j / 2], k3[j / 2], j % 2);
         }
 }
 
@@ -252,15 +261,17 @@ void main()
 
     const uint rest = p.k % STEP, whole = p.k - rest;
     point_to_tiles();
+    inside_first = gl_LocalInvocationIndex / 4 * STRIDE + gl_LocalInvocationIndex % 4;
+    turned_first = gl_LocalInvocationIndex / (STEP / 4) * (8 * STRIDE) + gl_LocalInvocationIndex % (STEP / 4) / 2;
     if (rest != 0)
         gather_tiles(whole);
     else if (whole != 0)
-        load_tiles(0);
+        load_tiles(0, whole > STEP);
+    store_tiles();
+    barrier();
     for (uint k = rest != 0 ? 0 : STEP; k < whole + STEP && p.k != 0; k += STEP) {
-        store_tiles();
-        barrier();
         // The last turn reads a tile again and drops it: cheaper than a branch. (K below STEP: LOAD is 1, any k will do.)
-        load_tiles(min(k, max(whole, STEP) - STEP));
+        load_tiles(min(k, max(whole, STEP) - STEP), k + STEP < whole);
         [[unroll]] for (uint u = 0; u < STEP / MATRIX_K; u++) {
             coopmat<float16_t, gl_ScopeSubgroup, MATRIX_M, MATRIX_K, gl_MatrixUseA> x[FM];
             [[unroll]] for (uint i = 0; i < FM; i++)
@@ -274,6 +285,8 @@ void main()
                     acc[i * FN + j] = coopMatMulAdd(x[i], y, acc[i * FN + j]);
             }
         }
+        barrier();
+        store_tiles();
         barrier();
     }
 

@@ -65,14 +65,6 @@ vec4 acc[TM * (TN / 4)];
 A_RAW a_next[A_QUADS];
 B_RAW b_next[B_QUADS];
 
-void load(uvec2 base, uint i, out uvec4 raw)
-{
-    raw = U32x4(base).v[i >> 2];
-}
-void load(uvec2 base, uint i, out uvec2 raw)
-{
-    raw = U32x2(base).v[i >> 2];
-}
 void gather(uvec2 base, uvec4 i, out uvec4 raw)
 {
     raw = uvec4(U32(base).v[i.x], U32(base).v[i.y], U32(base).v[i.z], U32(base).v[i.w]);
@@ -139,29 +131,81 @@ void gather_tiles(uint k)
         gather(p.b, each(B_AT(i, k), B_INNER(k), B_END), b_next[i]);
 }
 
-// The whole tile at k, the next of those that `a_at` and `b_at` point to; `forward` false: the same again.
-uint a_at[A_QUADS], b_at[B_QUADS];
-void load_tiles(uint k, bool forward)
+
+// The tiles begin at 64-bit addresses of the group, the quads of a lane at 32-bit offsets in them: the way to the next tile
+// costs a lane nothing. `readonly` tells the build that accesses are near (shaders/in_bounds.c).
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Near4 { uvec4 v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Near2 { uvec2 v[]; };
+uvec2 a_origin, b_origin;
+uint a_at[A_QUADS], b_at[B_QUADS]; // in quads
+void load(uvec2 base, uint i, out uvec4 raw)
+{
+    raw = Near4(base).v[i];
+}
+void load(uvec2 base, uint i, out uvec2 raw)
+{
+    raw = Near2(base).v[i];
+}
+uvec2 address(uvec2 base, uint element, uint shift)
+{
+    uint carry;
+    const uint low = uaddCarry(base.x, element << shift, carry);
+    return uvec2(low, base.y + (element >> (32 - shift)) + carry);
+}
+const uint A_SHIFT = A_RAW(0).length() / 2, B_SHIFT = B_RAW(0).length() / 2; // 1 << this: bytes of an element
+void point_to_tiles()
+{
+#if KIND == PRODUCT_TN
+    a_origin = address(p.a, p.a_first + m0, A_SHIFT);
+    [[unroll]] for (uint i = 0; i < A_QUADS; i++)
+        a_at[i] = (OUTSIDE_K(i, ROWS) * p.a_stride + min(OUTSIDE_ROW(ROWS), p.m - m0 - 4)) / 4;
+#else
+    a_origin = address(p.a, p.a_first + m0 * p.a_stride, A_SHIFT);
+    [[unroll]] for (uint i = 0; i < A_QUADS; i++)
+        a_at[i] = (min(INSIDE_ROW(i), p.m - m0 - 1) * p.a_stride + INSIDE_K) / 4;
+#endif
+#if KIND == PRODUCT_NT
+    b_origin = address(p.b, p.b_first + n0 * p.b_stride, B_SHIFT);
+    [[unroll]] for (uint i = 0; i < B_QUADS; i++)
+        b_at[i] = (min(INSIDE_ROW(i), p.n - n0 - 1) * p.b_stride + INSIDE_K) / 4;
+#else
+    b_origin = address(p.b, p.b_first + n0, B_SHIFT);
+    [[unroll]] for (uint i = 0; i < B_QUADS; i++)
+        b_at[i] = (OUTSIDE_K(i, COLUMNS) * p.b_stride + min(OUTSIDE_ROW(COLUMNS), p.n - n0 - 4)) / 4;
+#endif
+}
+
+// The whole tile at k.
+void load_tiles(uint k)
 {
     if (!ALIGNED) {
         gather_tiles(k);
         return;
     }
-    [[unroll]] for (uint i = 0; i < A_QUADS; i++) {
-        load(p.a, a_at[i], a_next[i]);
-        a_at[i] += forward ? STEP * (KIND == PRODUCT_TN ? p.a_stride : 1) : 0;
-    }
-    [[unroll]] for (uint i = 0; i < B_QUADS; i++) {
-        load(p.b, b_at[i], b_next[i]);
-        b_at[i] += forward ? STEP * (KIND == PRODUCT_NT ? 1 : p.b_stride) : 0;
-    }
-}
-void point_to_tiles()
-{
+    const uvec2 a = address(a_origin, KIND == PRODUCT_TN ? k * p.a_stride : k, A_SHIFT);
+    const uvec2 b = address(b_origin, KIND == PRODUCT_NT ? k : k * p.b_stride, B_SHIFT);
     [[unroll]] for (uint i = 0; i < A_QUADS; i++)
-        a_at[i] = A_AT(i, 0) + (KIND == PRODUCT_TN ? min(A_INNER(0), p.m - 4) : A_INNER(0));
+        load(a, a_at[i], a_next[i]);
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)
-        b_at[i] = B_AT(i, 0) + (KIND == PRODUCT_NT ? B_INNER(0) : min(B_INNER(0), p.n - 4));
+        load(b, b_at[i], b_next[i]);
+}
+
+// Where a lane writes and reads the shared tiles; the rest of an index is a constant.
+uint a_write, b_write, a_read, b_read;
+void point_to_shared()
+{
+#if KIND == PRODUCT_TN
+    a_write = lane / (ROWS / 4) * A_STRIDE + lane % (ROWS / 4);
+#else
+    a_write = INSIDE_K * A_STRIDE + INSIDE_ROW(0) / 4;
+#endif
+#if KIND == PRODUCT_NT
+    b_write = INSIDE_K * B_STRIDE + INSIDE_ROW(0) / 4;
+#else
+    b_write = lane / (COLUMNS / 4) * B_STRIDE + lane % (COLUMNS / 4);
+#endif
+    a_read = lane / COLUMN_BLOCKS;
+    b_read = lane % COLUMN_BLOCKS;
 }
 
 // From the registers into the shared tiles, turned where k is inside.
@@ -170,21 +214,19 @@ void store_tiles()
     [[unroll]] for (uint i = 0; i < A_QUADS; i++) {
         const vec4 x = values(a_next[i]);
 #if KIND == PRODUCT_TN
-        a_tile[lane / (ROWS / 4) * A_STRIDE + lane % (ROWS / 4) + i * (INVOCATIONS / (ROWS / 4) * A_STRIDE)] = x;
+        a_tile[a_write + i * (INVOCATIONS / (ROWS / 4) * A_STRIDE)] = x;
 #else
-        const uint at = INSIDE_K * A_STRIDE + INSIDE_ROW(0) / 4 + i * (INVOCATIONS / STEP);
         [[unroll]] for (uint j = 0; j < 4; j++)
-            a_tile[at + j * A_STRIDE][INSIDE_ROW(0) % 4] = x[j];
+            a_tile[a_write + i * (INVOCATIONS / STEP) + j * A_STRIDE][INSIDE_ROW(0) % 4] = x[j];
 #endif
     }
     [[unroll]] for (uint i = 0; i < B_QUADS; i++) {
         const vec4 x = values(b_next[i]);
 #if KIND == PRODUCT_NT
-        const uint at = INSIDE_K * B_STRIDE + INSIDE_ROW(0) / 4 + i * (INVOCATIONS / STEP);
         [[unroll]] for (uint j = 0; j < 4; j++)
-            b_tile[at + j * B_STRIDE][INSIDE_ROW(0) % 4] = x[j];
+            b_tile[b_write + i * (INVOCATIONS / STEP) + j * B_STRIDE][INSIDE_ROW(0) % 4] = x[j];
 #else
-        b_tile[lane / (COLUMNS / 4) * B_STRIDE + lane % (COLUMNS / 4) + i * (INVOCATIONS / (COLUMNS / 4) * B_STRIDE)] = x;
+        b_tile[b_write + i * (INVOCATIONS / (COLUMNS / 4) * B_STRIDE)] = x;
 #endif
     }
 }
@@ -193,12 +235,16 @@ void multiply(uint k)
 {
     vec4 x[TM / 4], y[TN / 4];
     [[unroll]] for (uint g = 0; g < TM / 4; g++)
-        x[g] = a_tile[k * A_STRIDE + lane / COLUMN_BLOCKS + g * ROW_BLOCKS];
+        x[g] = a_tile[a_read + k * A_STRIDE + g * ROW_BLOCKS];
     [[unroll]] for (uint g = 0; g < TN / 4; g++)
-        y[g] = b_tile[k * B_STRIDE + lane % COLUMN_BLOCKS + g * COLUMN_BLOCKS];
-    [[unroll]] for (uint i = 0; i < TM; i++)
-        [[unroll]] for (uint g = 0; g < TN / 4; g++)
-            acc[i * (TN / 4) + g] = fma(vec4(x[i / 4][i % 4]), y[g], acc[i * (TN / 4) + g]);
+        y[g] = b_tile[b_read + k * B_STRIDE + g * COLUMN_BLOCKS];
+    // Along diagonals: neighbours share neither row, column nor parity of the sum's register, so that RDNA3 issues them in pairs.
+    [[unroll]] for (uint g = 0; g < TN / 4; g++)
+        [[unroll]] for (uint d = 0; d < 4; d++)
+            [[unroll]] for (uint i = 0; i < TM; i++) {
+                const uint c = (i + d) % 4;
+                acc[i * (TN / 4) + g][c] = fma(x[i / 4][i % 4], y[g][c], acc[i * (TN / 4) + g][c]);
+            }
 }
 
 void finish()
@@ -227,17 +273,20 @@ void main()
         acc[i] = vec4(0);
 
     const uint whole = p.k & ~(STEP - 1u);
+    point_to_shared();
     if (whole != 0) {
         point_to_tiles();
-        load_tiles(0, whole > STEP);
-    }
-    for (uint k = STEP; k <= whole; k += STEP) {
+        load_tiles(0);
         store_tiles();
-        barrier();
+    }
+    barrier();
+    for (uint k = STEP; k <= whole; k += STEP) {
         // The last turn reads its tile again and drops it: cheaper than a branch.
-        load_tiles(min(k, whole - STEP), k + STEP < whole);
+        load_tiles(min(k, whole - STEP));
         [[unroll]] for (uint u = 0; u < STEP; u++)
             multiply(u);
+        barrier();
+        store_tiles();
         barrier();
     }
     if (whole < p.k) {

@@ -44,10 +44,11 @@ static inline uint32_t gemm_shape_class(uint32_t m, uint32_t n, uint32_t k)
 bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
                      struct gemm_choice *out);
 
-// Loads of so many values fit x: start, stride and, where loads may touch the last column, the width are multiples of them.
+// Loads of so many values fit x: start, stride and, where loads may touch the last column, the width are multiples of them,
+// and the rows of a tile, at most 128 of 4 bytes a value, lie within 4 GiB: a lane's offset has 32 bits.
 static inline bool gemm_load_fits(struct tensor x, uint32_t values, bool along_k)
 {
-    return x.span.address % (values * dtype_bytes(x.dtype)) == 0 && x.stride % values == 0 &&
+    return x.span.address % (values * dtype_bytes(x.dtype)) == 0 && x.stride % values == 0 && x.stride < 1u << 23 &&
            (along_k || tensor_columns(x) % values == 0);
 }
 

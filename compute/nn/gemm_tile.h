@@ -14,7 +14,7 @@ struct gemm_tile {
 };
 
 // From large to small: the larger, the more arithmetic a byte read from shared memory; the smaller, the more workgroups.
-// Predicted fraction of fp32 peak of these, navi21 and navi31 (docs/gpu-report.md): 0.90 and 0.80, 0.8 and 0.55, 0.7 and 0.4.
+// Predicted fraction of fp32 peak of these, navi21 and navi31 (docs/gpu-report.md): 0.92 and 0.83, 0.86 and 0.55, 0.8 and 0.4.
 static const struct gemm_tile gemm_tiles[] = {
     {256, 128, 128, 8, 8},
     {128, 64, 64, 8, 4},

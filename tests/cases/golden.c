@@ -4,6 +4,7 @@
 #include "tests/cases/golden.h"
 
 #include "compute/base/json.h"
+#include "tests/nullgpu/created.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -226,6 +227,7 @@ int main(int argc, char **argv)
     json_decref(index);
     json_decref(other);
     uint64_t messages = gpu_device_messages(g.dev);
+    g.missed += (uint32_t)created_unknown(g.dev);
     gpu_arena_destroy(&g.arena);
     gpu_arena_destroy(&g.upload);
     gpu_device_destroy(&g.dev);

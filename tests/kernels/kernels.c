@@ -2,6 +2,7 @@
 #include "tests/kernels/kernels.h"
 
 #include "compute/base/philox.h"
+#include "tests/nullgpu/created.h"
 
 struct gpu_device *test_device;
 struct gpu_arena *test_arena, *test_upload;
@@ -178,6 +179,7 @@ int main(int argc, char **argv)
         printf("validation layers: %llu messages\n", (unsigned long long)gpu_device_messages(test_device));
         failed++;
     }
+    failed += created_unknown(test_device);
     gpu_arena_destroy(&test_arena);
     gpu_arena_destroy(&test_upload);
     gpu_device_destroy(&test_device);

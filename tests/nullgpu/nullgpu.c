@@ -1,7 +1,8 @@
 // Compiles every kernel for AMD GPUs that are not here: Mesa's RADV starts a null device for a named family, whose
 // compiler (ACO) is the real one. Nothing is executed.
 //
-//   nullgpu FAMILY...                        every kernel in every variant; exit 1 if one fails to compile or spills
+//   nullgpu [--all] FAMILY...                every kernel in every variant; exit 1 if one fails to compile or spills. --all: also
+//                                            every combination of the values that constants of products and attention have
 //   nullgpu --isa FOLDER FAMILY KERNEL...    those kernels, their final assembly into FOLDER, a JSON line each
 // Exit 77: no RADV of Mesa 25 or newer here. VIREO_RADV_ICD names its JSON file where it lies elsewhere.
 #include "compute/gpu/internal.h"
@@ -12,17 +13,6 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define X(NAME, name) extern const uint32_t kernel_##name[], kernel_##name##_bytes;
-KERNEL_LIST(X)
-#undef X
-static const struct {
-    const uint32_t *words, *bytes;
-} spirv[KERNEL_COUNT] = {
-#define X(NAME, name) {kernel_##name, &kernel_##name##_bytes},
-    KERNEL_LIST(X)
-#undef X
-};
 
 enum { SKIP = 77 };
 
@@ -202,8 +192,8 @@ static VkResult compile(struct null_gpu *g, const struct variant *v, uint32_t su
     VkResult r = dev->vk->CreateShaderModule(dev->handle,
                                              &(VkShaderModuleCreateInfo){
                                                  .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-                                                 .codeSize = *spirv[v->kernel].bytes,
-                                                 .pCode = spirv[v->kernel].words,
+                                                 .codeSize = *modules[v->kernel].bytes,
+                                                 .pCode = modules[v->kernel].words,
                                              },
                                              NULL, &module);
     if (r != VK_SUCCESS)
@@ -261,7 +251,7 @@ static const char *label(const struct variant *v, char out[96])
     return out;
 }
 
-static int check_family(const char *family)
+static int check_family(const char *family, bool all)
 {
     static struct null_gpu g;
     int code = open_family(&g, family);
@@ -271,7 +261,7 @@ static int check_family(const char *family)
             (!g.dev.caps.subgroup_size_control || subgroup < g.dev.caps.subgroup_min || subgroup > g.dev.caps.subgroup_max))
             continue;
         struct variant v;
-        for (uint32_t i = 0; variant_at(i, &v); i++) {
+        for (uint32_t i = 0; variant_at(i, all, &v); i++) {
             if (!gpu_kernel_runs(&g.dev, v.kernel) || !variant_matters(&v, subgroup == g.dev.caps.subgroup_size))
                 continue;
             char text[96];
@@ -302,7 +292,7 @@ static int dump_family(const char *folder, const char *family, char **names, int
     static struct null_gpu g;
     int code = open_family(&g, family);
     struct variant v;
-    for (uint32_t i = 0; code == 0 && variant_at(i, &v); i++) {
+    for (uint32_t i = 0; code == 0 && variant_at(i, false, &v); i++) {
         bool wanted = false;
         for (int n = 0; n < count; n++)
             wanted = wanted || strcmp(names[n], gpu_kernel_name(v.kernel)) == 0;
@@ -331,9 +321,9 @@ static int dump_family(const char *folder, const char *family, char **names, int
 
 int main(int argc, char **argv)
 {
-    const bool dump = argc > 4 && strcmp(argv[1], "--isa") == 0;
-    if (argc < 2 || (!dump && argv[1][0] == '-')) {
-        fprintf(stderr, "usage: nullgpu FAMILY... | nullgpu --isa FOLDER FAMILY KERNEL...\n");
+    const bool dump = argc > 4 && strcmp(argv[1], "--isa") == 0, all = argc > 2 && strcmp(argv[1], "--all") == 0;
+    if (argc < 2 || (!dump && !all && argv[1][0] == '-')) {
+        fprintf(stderr, "usage: nullgpu [--all] FAMILY... | nullgpu --isa FOLDER FAMILY KERNEL...\n");
         return 64;
     }
     char driver[512];
@@ -347,8 +337,8 @@ int main(int argc, char **argv)
     if (dump)
         return dump_family(argv[2], argv[3], argv + 4, argc - 4);
     int worst = 0;
-    for (int i = 1; i < argc; i++) {
-        int code = check_family(argv[i]);
+    for (int i = 1 + all; i < argc; i++) {
+        int code = check_family(argv[i], all);
         worst = code == 1 || worst == 0 ? code : worst;
     }
     return worst;

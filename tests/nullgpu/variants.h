@@ -1,8 +1,10 @@
-// Every kernel with the specialisation constants the program creates it with.
+// Every kernel with the specialisation constants the program creates it with. That none is missing is checked where op tests
+// and models create pipelines (created.h).
 #ifndef VIREO_TESTS_NULLGPU_VARIANTS_H
 #define VIREO_TESTS_NULLGPU_VARIANTS_H
 
 #include "compute/nn/gemm_tile.h"
+#include "tests/nullgpu/modules.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -16,6 +18,9 @@ static inline bool variant_has_name(const struct variant *v, const char *start)
 {
     return strncmp(gpu_kernel_name(v->kernel), start, strlen(start)) == 0;
 }
+
+// Storage types as kernels number them: f32, bf16, fp16.
+enum { VARIANT_TYPES = 3 };
 
 // The `i`-th variant of its kernel. False: it has fewer.
 static inline bool variant_constants(struct variant *v, uint32_t i)
@@ -55,32 +60,108 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
         v->constants[0] = 32;
         v->constants[1] = 1;
         return i < 1;
-    } else if (v->kernel == KERNEL_CONVERT) {
-        v->count = 2;
-        v->constants[0] = i / 3; // from, to: f32, bf16, f16
-        v->constants[1] = i % 3;
-        return i < 9;
-    } else if (v->kernel == KERNEL_NORM_FWD || v->kernel == KERNEL_NORM_BWD || v->kernel == KERNEL_EMBED_FWD) {
-        v->count = 1;
-        v->constants[0] = i; // type of the weight
-        return i < 3;
     } else {
-        v->count = 0;
-        return i < 1;
+        // Row operators: every constant is a storage type; that of rope which is none, values a lane, is 1 or 2.
+        v->count = module_constants(v->kernel);
+        for (uint32_t j = 0; j < v->count; j++) {
+            const bool lanes = v->kernel == KERNEL_ROPE && j == 2;
+            v->constants[j] = lanes ? 1 + i % 2 : i % VARIANT_TYPES;
+            i /= lanes ? 2 : VARIANT_TYPES;
+        }
+        return i == 0;
     }
     return true;
 }
 
-// All variants of all kernels, numbered from 0. False behind the last.
-static inline bool variant_at(uint32_t number, struct variant *out)
+// Attention as models run it in 16 bits, forward without gradients, backward with k and v as columns of qkv; and keys of another
+// type, in pages or not. False: there are no more.
+static inline bool variant_mixed(struct variant *v, uint32_t i)
 {
-    for (int k = 0; k < KERNEL_COUNT; k++) {
-        memset(out, 0, sizeof *out);
-        out->kernel = (enum gpu_kernel)k;
-        for (uint32_t i = 0; variant_constants(out, i); i++)
+    static const uint32_t mixed[][6] = {
+        // keys in pages; types of qkv, of k and v, of o, of the gradients of o and of qkv
+        {0, 1, 0, 1, 1, 1}, // backward
+        {0, 1, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}, {1, 0, 0, 0, 0, 0}, {0, 1, 0, 1, 0, 0},
+        {0, 0, 1, 0, 0, 0}, {1, 1, 0, 1, 0, 0}, {1, 0, 1, 0, 0, 0},
+    };
+    const uint32_t first = v->kernel == KERNEL_ATTENTION_TILE_FWD, count = first ? sizeof mixed / sizeof mixed[0] : 1;
+    if (!variant_has_name(v, "attention_tile") || first + i >= count)
+        return false;
+    v->count = 8;
+    v->constants[0] = 128;
+    v->constants[1] = 1;
+    memcpy(v->constants + 2, mixed[first + i], sizeof mixed[0]);
+    return true;
+}
+
+static inline bool variant_of_kernel(struct variant *v, enum gpu_kernel kernel, uint32_t i)
+{
+    *v = (struct variant){.kernel = kernel};
+    if (variant_constants(v, i))
+        return true;
+    uint32_t before = 0;
+    while (variant_constants(&(struct variant){.kernel = kernel}, before))
+        before++;
+    *v = (struct variant){.kernel = kernel};
+    return variant_mixed(v, i - before);
+}
+
+// Of kernels with many constants the list above has every value of every set of constants, but not every combination.
+// A letter a constant: those of one set belong together. NULL: the list is complete.
+static inline const char *variant_sets(const struct variant *v)
+{
+    return variant_has_name(v, "gemm_tile")        ? "abbbbbcd"       // C; tile; alignment; types
+           : variant_has_name(v, "gemm_coopmat")   ? "abbbbbcddde"    // C; tile; width of loads; the device's matrices; types
+           : variant_has_name(v, "attention_tile") ? "aabccccc"       // head and alignment; pages; types
+                                                   : NULL;
+}
+
+static inline bool variant_same_set(const struct variant *a, const struct variant *b, const char *sets, char set)
+{
+    for (uint32_t j = 0; j < a->count; j++)
+        if (sets[j] == set && a->constants[j] != b->constants[j])
+            return false;
+    return true;
+}
+
+// The `i`-th of all combinations. False: there are fewer.
+static inline bool variant_combination(struct variant *v, enum gpu_kernel kernel, uint32_t i)
+{
+    *v = (struct variant){.kernel = kernel};
+    const char *sets = variant_sets(v);
+    if (!sets)
+        return variant_of_kernel(v, kernel, i);
+    struct variant all[64];
+    uint32_t count = 0;
+    while (count < 64 && variant_of_kernel(&all[count], kernel, count))
+        count++;
+    *v = all[0];
+    for (char set = 'a'; strchr(sets, set); set++) {
+        // The values of this set, each where it is first seen.
+        uint32_t values = 0, from[64];
+        for (uint32_t k = 0; k < count; k++) {
+            uint32_t seen = 0;
+            while (seen < values && !variant_same_set(&all[from[seen]], &all[k], sets, set))
+                seen++;
+            if (seen == values)
+                from[values++] = k;
+        }
+        for (uint32_t j = 0; j < v->count; j++)
+            if (sets[j] == set)
+                v->constants[j] = all[from[i % values]].constants[j];
+        i /= values;
+    }
+    return i == 0;
+}
+
+// Variants of all kernels, numbered from 0: those of the list, or all combinations. False behind the last.
+static inline bool variant_at(uint32_t number, bool combinations, struct variant *out)
+{
+    for (int k = 0; k < KERNEL_COUNT; k++)
+        for (uint32_t i = 0; combinations ? variant_combination(out, (enum gpu_kernel)k, i)
+                                          : variant_of_kernel(out, (enum gpu_kernel)k, i);
+             i++)
             if (number-- == 0)
                 return true;
-    }
     return false;
 }
 
@@ -116,6 +197,9 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
         return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
     if (variant_has_name(v, "gemm_coopmat"))
         return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
+    for (uint32_t j = 0; j < v->count; j++)
+        if (v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
+            return false;
     return !variant_is_for_cpus(v) && !variant_has_name(v, "attention");
 }
 
