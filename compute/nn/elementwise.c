@@ -187,9 +187,12 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
     const bool grad = tape_wants_grad(t, x);
     if (x.dtype != DTYPE_F32 && columns % 2 != 0)
         tape_fail(t, VIREO_UNSUPPORTED, "SwiGLU of an odd width (%u) in %s is not built", columns, dtype_name(x.dtype));
+    tape_again_begin(t); // as norms
     struct tensor z = tape_new(t, x.dtype, rows, columns, grad);
-    if (tape_failed(t))
+    if (tape_failed(t)) {
+        tape_again_end(t);
         return z;
+    }
     vireo_assert(tensor_columns(x) % 2 == 0 && nn_is_addressable(x) && has_whole_words(x, (struct shape){rows, 0}));
     const struct swiglu_args args = {
         .x = x.span.address,
@@ -209,6 +212,7 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
                                   .constants = {nn_storage(x.dtype)},
                                   .constant_count = 1},
                 uses, VIREO_COUNT(uses));
+    tape_again_end(t);
     if (grad)
         tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
     return z;
