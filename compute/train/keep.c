@@ -17,7 +17,7 @@ bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *e
     const uint64_t vision = s->freeze_vision ? 0 : longest_prompt * unit;
     if (!s->keep_activations || s->gradient_checkpointing)
         return true;
-    // Kept are the activations of the whole step; a micro-batch of them is put together beside its gradients.
+    // Kept are the activations of the whole step; of a micro-batch of them one layer at a time is put together.
     struct plan_batch step = {.tokens = s->batch_size * row,
                               .patches = s->batch_size * vision,
                               .type = t->model->activations,
@@ -26,7 +26,8 @@ bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *e
                                .patches = t->micro_batch * longest_prompt * unit,
                                .type = step.type,
                                .targets = (uint64_t)t->micro_batch * s->num_generations * s->max_completion_length,
-                               .gradients = true};
+                               .gradients = true,
+                               .checkpoint = true};
     const uint64_t kept = plan_kept_bytes(c, &step), other = plan_activation_bytes(c, &micro);
     const uint64_t held = gpu_device_counters(t->dev).bytes_held;
     uint64_t there = gpu_device_caps(t->dev)->budget_bytes;

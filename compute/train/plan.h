@@ -8,8 +8,12 @@
 // Rows (SFT) or groups (GRPO) computed at once, for rows of `row_tokens` tokens: the job's own number, else as many as
 // make about 8192 tokens, never more than a leaf has.
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
+// Whether the layers of the frozen reference stay in their file.
+bool plan_streams_reference(const struct job_spec *s, bool cpu);
 // A rollout's activations are kept only where so much stays free beside them.
 #define PLAN_KEEP_SLACK ((uint64_t)64 << 20)
+// The trainer's arena of host-written arrays begins with so much.
+#define PLAN_UPLOAD_LEAST ((uint64_t)4 << 20)
 // The trainer's arena of activations begins with so much.
 #define PLAN_ACTIVATIONS_LEAST ((uint64_t)64 << 20)
 // One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward

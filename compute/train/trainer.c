@@ -125,7 +125,8 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = PLAN_ACTIVATIONS_LEAST, .grows = true}, err);
     t->upload = gpu_arena_create(
         t->dev,
-        &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 16 << 20, .grows = true},
+        &(struct gpu_arena_params){
+            .name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = PLAN_UPLOAD_LEAST, .grows = true},
         err);
     if (!t->activations || !t->upload || !model_take_gradients(t->model, s->freeze_vision, err))
         return false;

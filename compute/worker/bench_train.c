@@ -38,6 +38,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         .image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
     s->grpo = grpo;
     s->keep = true;
+    s->offload = OFFLOAD_AUTO;
     if (!json_get_object(config, "", "model", &s->model, err) ||
         !json_get_integer(config, "", "image", 28, 4096, &s->image, err) ||
         !json_get_integer(config, "", "prompts", 1, 1024, &s->prompts, err) ||
@@ -298,7 +299,8 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     sized.max_prompt_length = (uint32_t)(sized.max_pixels / (28 * 28) + (uint64_t)s->text_tokens + 5);
     if (!s->grpo)
         sized.max_prompt_length += (uint32_t)s->new_tokens;
-    bool done = train_plan(&sized, UINT64_MAX, &plan, err) && train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
+    const bool cpu = gpu_device_caps(dev)->type == GPU_CPU;
+    bool done = train_plan(&sized, UINT64_MAX, cpu, &plan, err) && train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
         static const char *const phases[][2] = {
             {"step_time", "step"},      {"data", "data"},       {"sampling", "rollout"},   {"reward", "reward"},

@@ -129,9 +129,10 @@ static _Noreturn void check(struct link *l, const json_t *message)
     json_t *plan = NULL, *issues = json_array(), *out = message_new(MESSAGE_CHECKED);
     struct references refs = {json_array()};
     uint64_t available = (uint64_t)json_integer_value(json_object_get(message, "available"));
+    const bool cpu = json_is_true(json_object_get(message, "cpu"));
     bool done = (issues && out && refs.list) || vireo_fail_memory(&err, 64);
     // Everything that needs files comes first: inside the sandbox none can be opened.
-    done = done && train_plan(&s, available ? available : UINT64_MAX, &plan, &err) &&
+    done = done && train_plan(&s, available ? available : UINT64_MAX, cpu, &plan, &err) &&
            file_read(s.training_file, MAX_FILE, &train, &err) &&
            (!s.validation_file || file_read(s.validation_file, MAX_FILE, &validation, &err)) &&
            os_sandbox_compute_only(&err) && check_rows(&s, &train, false, &refs, issues, out, &err) &&
