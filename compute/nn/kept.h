@@ -56,7 +56,9 @@ struct adoption_part {
     uint32_t first, result; // numbers of its first tensor and of its result
     struct tensor made;     // the result
 };
+// The tensors of the part that begins now are shapes.
 void adoption_hold(struct adoption *a, struct adoption_part *part);
+// Ends it. `result`: what the part gave.
 struct tensor adoption_release(struct tape *t, struct adoption *a, struct gpu_arena *memory, struct tensor result,
                                struct adoption_part *part, bool *own);
 // The part's tensors come once more, put together now, its result as it was made.

@@ -35,7 +35,7 @@ bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *e
         there = VIREO_MIN(there, s->memory_limit);
     if (held + other + kept + PLAN_KEEP_SLACK > there)
         return true;
-    struct gpu_arena_params p = {.name = "kept activations", .bytes = (uint64_t)64 << 20, .grows = true};
+    struct gpu_arena_params p = {.name = "kept activations", .bytes = VIREO_MIN(kept, (uint64_t)64 << 20), .grows = true};
     t->kept_memory = gpu_arena_create(t->dev, &p, err);
     t->kept_text = t->kept_memory ? kept_create(t->kept_memory, kept, err) : NULL;
     if (t->kept_text && !s->freeze_vision)

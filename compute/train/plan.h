@@ -14,8 +14,8 @@ bool plan_streams_reference(const struct job_spec *s, bool cpu);
 #define PLAN_KEEP_SLACK ((uint64_t)64 << 20)
 // The trainer's arena of host-written arrays begins with so much.
 #define PLAN_UPLOAD_LEAST ((uint64_t)4 << 20)
-// The trainer's arena of activations begins with so much.
-#define PLAN_ACTIVATIONS_LEAST ((uint64_t)64 << 20)
+// The trainer's arena of activations begins with so much at least.
+#define PLAN_ACTIVATIONS_LEAST ((uint64_t)16 << 20)
 // One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward
 // pass.
 struct plan_batch {
