@@ -59,6 +59,17 @@ uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_b
     return kept + VIREO_MAX(head - b->targets * 16 * F, b->tokens * layer_grad);
 }
 
+static uint64_t pixel_bytes(const struct model_vision_config *v) // of a patch
+{
+    return 4ull * v->in_channels * v->temporal_patch_size * v->patch_size * v->patch_size;
+}
+
+uint64_t plan_upload_bytes(const struct model_config *c, const struct plan_batch *b)
+{
+    enum { WORDS = 64 };
+    return VIREO_MAX(b->patches * pixel_bytes(&c->vision) + b->tokens * WORDS * 4, PLAN_UPLOAD_LEAST);
+}
+
 // What the ops keep (kept.h): all of a layer but the results of norms and SwiGLU.
 uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *b)
 {
@@ -103,14 +114,15 @@ static uint64_t file_bytes_of(const char *path)
 // What the process has beside the device's bytes. By measurement (Mesa 25's lavapipe, kernels in its cache; compiling
 // them takes up to 150 MiB more): the pages of program, driver and LLVM that are used; kernels as the driver keeps them,
 // with recorded work; tokenizer and data.
-static uint64_t host_bytes(const struct job_spec *s, uint64_t patches, uint64_t pixel_bytes, enum dtype type)
+static uint64_t host_bytes(const struct job_spec *s, uint64_t pixels, enum dtype type)
 {
     enum { PROGRAM = 67 << 20, KERNELS = 100 << 20, KERNELS_OF_HALVES = 175 << 20, TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
     char path[700];
     snprintf(path, sizeof path, "%s/tokenizer.json", s->model_folder);
     // Patches as floats and the pictures they were cut from, and rows as text and as JSON.
-    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) + TOKENIZER_TIMES * file_bytes_of(path) + DATA_TIMES * file_bytes_of(s->training_file) +
-           patches * pixel_bytes * 5 / 4;
+    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) +
+           TOKENIZER_TIMES * file_bytes_of(path) + DATA_TIMES * file_bytes_of(s->training_file) +
+           pixels * 5 / 4;
 }
 
 // The data's sizes: the longest prompt allowed and the largest picture; unknown ones by what the model takes at most.
@@ -189,14 +201,12 @@ static void plan_step(struct plan *p, const struct job_spec *s, const struct mod
     p->activations = train ? VIREO_MAX(used, PLAN_ACTIVATIONS_LEAST) : used;
     // Host-written arrays of trainer and engine, pixels above all, and a block of the engine's activations; where the
     // host does not see the device's memory, a ring for uploads (gpu/staging.c).
-    const uint64_t pixel_bytes = 4ull * c->vision.in_channels * c->vision.temporal_patch_size * c->vision.patch_size *
-                                 c->vision.patch_size;
-    const uint64_t arrays = batch.patches * pixel_bytes;
-    p->staging = VIREO_MAX(arrays, PLAN_UPLOAD_LEAST) + (cpu ? 0 : 16 << 20);
+    const uint64_t pixels = batch.patches * pixel_bytes(&c->vision), upload = plan_upload_bytes(c, &batch);
+    p->staging = upload + (cpu ? 0 : 16 << 20);
     if (sample)
-        p->staging += ENGINE_BLOCK_BYTES + VIREO_MAX(arrays, ENGINE_BLOCK_BYTES);
-    p->unused = p->activations - used + (PLAN_UPLOAD_LEAST - VIREO_MIN(arrays, PLAN_UPLOAD_LEAST));
-    p->host = host_bytes(s, s->batch_size * z->patches, pixel_bytes, type);
+        p->staging += ENGINE_BLOCK_BYTES + VIREO_MAX(pixels, ENGINE_BLOCK_BYTES);
+    p->unused = p->activations - used + upload - pixels;
+    p->host = host_bytes(s, s->batch_size * z->patches * pixel_bytes(&c->vision), type);
 }
 
 static json_t *plan_json(const struct plan *p, uint64_t available, bool cpu, uint32_t micro)

@@ -12,7 +12,7 @@ uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);
 bool plan_streams_reference(const struct job_spec *s, bool cpu);
 // A rollout's activations are kept only where so much stays free beside them.
 #define PLAN_KEEP_SLACK ((uint64_t)64 << 20)
-// The trainer's arena of host-written arrays begins with so much.
+// The trainer's arena of host-written arrays begins with so much at least.
 #define PLAN_UPLOAD_LEAST ((uint64_t)4 << 20)
 // The trainer's arena of activations begins with so much at least.
 #define PLAN_ACTIVATIONS_LEAST ((uint64_t)16 << 20)
@@ -27,5 +27,8 @@ struct plan_batch {
 uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b);
 // Bytes of the activations that a backward pass over the batch reads, without the head's: what a rollout keeps for it.
 uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *b);
+
+// Bytes of the host-written arrays of a packed batch: pixels, and some words a token.
+uint64_t plan_upload_bytes(const struct model_config *c, const struct plan_batch *b);
 
 #endif

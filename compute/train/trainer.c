@@ -96,8 +96,8 @@ static bool longest_row(struct trainer *t, bool with_target, uint32_t *tokens, u
     return true;
 }
 
-// The arena of activations, as large as the sampled rows let expect.
-static bool open_activations(struct trainer *t, enum job_method method, struct vireo_error *err)
+// The arenas of activations and of host-written arrays, as large as the sampled rows let expect.
+static bool open_memory(struct trainer *t, enum job_method method, struct vireo_error *err)
 {
     const struct job_spec *s = t->spec;
     uint32_t tokens;
@@ -117,7 +117,13 @@ static bool open_activations(struct trainer *t, enum job_method method, struct v
     const uint64_t bytes = VIREO_MAX(plan_activation_bytes(&t->model->config, &b), PLAN_ACTIVATIONS_LEAST);
     t->activations = gpu_arena_create(
         t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = bytes, .grows = true}, err);
-    return t->activations != NULL;
+    t->upload = gpu_arena_create(t->dev,
+                                 &(struct gpu_arena_params){.name = "upload",
+                                                            .memory = GPU_MEMORY_UPLOAD,
+                                                            .bytes = plan_upload_bytes(&t->model->config, &b),
+                                                            .grows = true},
+                                 err);
+    return t->activations && t->upload;
 }
 
 static bool open_data(struct trainer *t, bool with_target, struct vireo_error *err)
@@ -151,17 +157,12 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         return false;
     // Side files of the result come from the base: the checkpoint this run resumes from may be pruned before it ends.
     snprintf(t->model->folder, sizeof t->model->folder, "%s", s->model_folder);
-    t->upload = gpu_arena_create(
-        t->dev,
-        &(struct gpu_arena_params){
-            .name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = PLAN_UPLOAD_LEAST, .grows = true},
-        err);
-    if (!t->upload || !model_take_gradients(t->model, s->freeze_vision, err))
+    if (!model_take_gradients(t->model, s->freeze_vision, err))
         return false;
     t->optimizer = optimizer_create(t->model, s->leaves, s->offload & OFFLOAD_OPTIMIZER ? s->work_folder : NULL,
                                     err);
     if (!t->optimizer || (resume[0] && !state_load_optimizer(t, resume, err)) ||
-        !open_data(t, method->method == JOB_SFT, err) || !open_activations(t, method->method, err))
+        !open_data(t, method->method == JOB_SFT, err) || !open_memory(t, method->method, err))
         return false;
     if (!method->open(t, err))
         return false;

@@ -46,7 +46,8 @@ bool evaluate_run(const struct job_spec *spec, struct gpu_device *dev, const str
 // What the job will need, in bytes by purpose, before anything is allocated: {"weights", "gradients", "optimizer",
 // "reference", "kv", "activations", "kept_activations", "staging", "total", "available"} of the device, and of the worker's
 // process "host" (what is not the device's) and "resident" (its peak: host, and on a CPU device the device's bytes that
-// are touched, which are the process's own). Reads only the model's config and the data's sizes. Fails with VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
+// are touched, which are the process's own). Reads only the model's config and the data's sizes. `cpu`: the device is a
+// CPU. Fails with VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
 bool train_plan(const struct job_spec *spec, uint64_t available, bool cpu, json_t **out, struct vireo_error *err);
 
 #endif
