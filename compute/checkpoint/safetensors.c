@@ -303,6 +303,11 @@ void safetensors_forget(const struct safetensor *t, uint64_t first, uint64_t cou
         file_map_forget(t->data + first * size, count * size);
 }
 
+void safetensors_forget_all(const struct safetensors *s)
+{
+    file_map_forget(s->map.data, s->map.size);
+}
+
 bool safetensors_integers(const struct safetensor *t, uint64_t first, uint64_t count, int32_t *out,
                           struct vireo_error *err)
 {

@@ -74,6 +74,8 @@ bool safetensors_floats(const struct safetensor *t, uint64_t first, uint64_t cou
 // The process need not keep the pages of these elements: they are read again from the file (the system's page cache)
 // when they are wanted. Nothing for bytes in memory.
 void safetensors_forget(const struct safetensor *t, uint64_t first, uint64_t count);
+// The same for all of the file: the system maps pages beside those that are read.
+void safetensors_forget_all(const struct safetensors *s);
 // The same for I32, I64, U8, BOOL and U32 (I64 values must fit 32 bits, U32 values 31).
 bool safetensors_integers(const struct safetensor *t, uint64_t first, uint64_t count, int32_t *out,
                           struct vireo_error *err);

@@ -231,6 +231,12 @@ void shards_close(struct shards **s)
     *s = NULL;
 }
 
+void shards_forget(const struct shards *s)
+{
+    for (size_t i = 0; i < s->file_count; i++)
+        safetensors_forget_all(s->files[i]);
+}
+
 static const struct item *find(const struct shards *s, const char *normalised)
 {
     struct item key = {.tensor.name = normalised};

@@ -28,6 +28,7 @@ struct shards;
 // Errors: VIREO_NOT_FOUND (neither file), VIREO_CORRUPT (index and files disagree, a name twice, a bad file).
 bool shards_open(const char *folder, struct shards **out, struct vireo_error *err);
 void shards_close(struct shards **s); // unmaps all files
+void shards_forget(const struct shards *s); // safetensors_forget_all of every file
 
 size_t shards_count(const struct shards *s);
 // In order of the normalised name (byte order); `name` in the result is the normalised one.

@@ -65,11 +65,14 @@ struct engine *engine_create(struct model *m, const struct engine_params *p, str
     e->pages = pages_create(e->page_total);
     e->kv_memory = gpu_arena_create(m->dev, &memory, err);
     e->activations =
-        gpu_arena_create(m->dev, &(struct gpu_arena_params){.name = "engine activations", .grows = true}, err);
+        gpu_arena_create(m->dev,
+                         &(struct gpu_arena_params){
+                             .name = "engine activations", .bytes = ENGINE_BLOCK_BYTES, .grows = true},
+                         err);
     e->upload =
         gpu_arena_create(m->dev,
                          &(struct gpu_arena_params){
-                             .name = "engine upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 4 << 20, .grows = true},
+                             .name = "engine upload", .memory = GPU_MEMORY_UPLOAD, .bytes = ENGINE_BLOCK_BYTES, .grows = true},
                          err);
     if (!e->pages)
         vireo_fail_memory(err, 64);

@@ -75,6 +75,8 @@ struct engine;
 struct engine *engine_create(struct model *m, const struct engine_params *p, struct vireo_error *err);
 void engine_destroy(struct engine **e); // ends what runs with ENGINE_CANCELLED
 
+// Its activations and its host-written arrays begin with so much each.
+enum { ENGINE_BLOCK_BYTES = 4 << 20 };
 // Bytes the pools of keys, values and image features of these parameters take for this config and type of activations
 // (for plans).
 uint64_t engine_kv_bytes(const struct model_config *c, enum dtype type, const struct engine_params *p);

@@ -2,7 +2,8 @@
 //
 // What is shared by all (embedding, head, merger, norms outside the layers) is resident. The window is as large as the
 // largest layer; on a GPU there are two, so that the copy of one layer need not wait for the one before. The recorder
-// orders copies and dispatches by the addresses they declare. The host holds no more of the file than one piece: pages
+// orders copies and dispatches by the addresses they declare. A CPU device sees the host's memory: once the layer before
+// is done, the file is read straight into the window. The host holds no more of the file than one piece: pages
 // that were read are given back to the system's page cache.
 #include "compute/models/internal.h"
 
@@ -20,6 +21,7 @@ struct model_stream {
     struct gpu_arena *memory;
     struct gpu_span window[2];
     uint32_t windows, next;
+    bool direct;   // the host writes windows
     float *values; // [PIECE], then PIECE halves
 };
 
@@ -66,7 +68,7 @@ static uint64_t layer_bytes(const struct model *m, bool vision, uint32_t l)
     return bytes;
 }
 
-uint64_t model_streamed_bytes(const struct model *m, bool bf16)
+uint64_t model_streamed_bytes(const struct model *m, bool bf16, bool cpu)
 {
     uint64_t bytes = 0, most = 0;
     for (size_t i = 0; i < m->weight_count; i++)
@@ -80,7 +82,7 @@ uint64_t model_streamed_bytes(const struct model *m, bool bf16)
             layer += tensor_count(list[n]->value) * (bf16 ? 2 : 4);
         most = VIREO_MAX(most, layer);
     }
-    return bytes + most;
+    return bytes + (cpu ? 1 : 2) * most;
 }
 
 bool stream_open(struct model *m, struct shards *shards, struct vireo_error *err)
@@ -92,6 +94,7 @@ bool stream_open(struct model *m, struct shards *shards, struct vireo_error *err
     }
     m->stream = s;
     s->shards = shards;
+    shards_forget(shards);
     uint64_t most = 0;
     for (uint32_t l = 0; l < m->config.text.num_hidden_layers; l++)
         most = VIREO_MAX(most, layer_bytes(m, false, l));
@@ -108,6 +111,7 @@ bool stream_open(struct model *m, struct shards *shards, struct vireo_error *err
         s->window[i] = gpu_arena_take(s->memory, most, err);
         done = s->window[i].address != 0;
     }
+    s->direct = s->windows == 1 && s->window[0].host;
     return done;
 }
 
@@ -131,14 +135,18 @@ static bool read_param(const struct model *m, const struct model_param *p, struc
     const struct tensor x = p->weight->value;
     const uint32_t size = dtype_bytes(x.dtype);
     const uint64_t total = (uint64_t)p->rows * p->columns, start = (uint64_t)p->first * p->columns;
+    uint8_t *direct = s->direct ? (uint8_t *)x.span.host + start * size : NULL;
     uint16_t *halves = (uint16_t *)(s->values + PIECE);
     bool done = from != NULL;
     for (uint64_t at = 0; done && at < total; at += PIECE) {
         const uint64_t n = VIREO_MIN(total - at, PIECE);
-        done = safetensors_floats(from, at, n, s->values, err);
+        float *values = direct && size == 4 ? (float *)(void *)(direct + at * size) : s->values;
+        if (direct && size == 2)
+            halves = (uint16_t *)(void *)(direct + at * size);
+        done = safetensors_floats(from, at, n, values, err);
         for (uint64_t i = 0; done && size == 2 && i < n; i++)
-            halves[i] = x.dtype == DTYPE_BF16 ? float_to_bf16(s->values[i]) : float_to_fp16(s->values[i]);
-        if (done)
+            halves[i] = x.dtype == DTYPE_BF16 ? float_to_bf16(values[i]) : float_to_fp16(values[i]);
+        if (done && !direct)
             gpu_upload(m->dev, gpu_span_part(x.span, (start + at) * size, n * size),
                        size == 2 ? (const void *)halves : s->values, n * size);
         safetensors_forget(from, at, n);
@@ -154,6 +162,10 @@ void model_enter(struct tape *t, const struct model *m, bool vision, uint32_t l)
         return;
     const struct gpu_span window = s->window[s->next];
     s->next = (s->next + 1) % s->windows;
+    if (s->direct && !gpu_finish(m->dev, tape_error(t))) {
+        tape_fail(t, VIREO_DEVICE_LOST, "%s", tape_error(t)->message);
+        return;
+    }
     uint64_t place = 0;
     const uint32_t n = weights_of(m, vision, l, list);
     for (uint32_t i = 0; i < n; i++) {
@@ -166,4 +178,5 @@ void model_enter(struct tape *t, const struct model *m, bool vision, uint32_t l)
                 return;
             }
     }
+    shards_forget(s->shards);
 }

@@ -199,9 +199,12 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
     const bool grad = tape_wants_grad(t, x);
     if (x.dtype != DTYPE_F32 && columns % 2 != 0)
         tape_fail(t, VIREO_UNSUPPORTED, "SwiGLU of an odd width (%u) in %s is not built", columns, dtype_name(x.dtype));
+    tape_again_begin(t); // as norms
     struct tensor z = tape_new(t, x.dtype, rows, columns, grad);
-    if (tape_failed(t))
+    if (tape_failed(t)) {
+        tape_again_end(t);
         return z;
+    }
     vireo_assert(tensor_columns(x) % 2 == 0 && nn_is_addressable(x) && has_whole_words(x, (struct shape){rows, 0}));
     struct swiglu_args args = {
         .x = x.span.address,
@@ -213,6 +216,7 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
     const bool wide = nn_takes_wide(t, KERNEL_SWIGLU_FWD_WIDE) && nn_is_wide(x) && nn_is_wide(z);
     const struct gpu_use uses[] = {tensor_use(x, GPU_READ), tensor_use(z, GPU_WRITE)};
     swiglu(t, wide ? KERNEL_SWIGLU_FWD_WIDE : KERNEL_SWIGLU_FWD, &args, x.dtype, 12, uses, VIREO_COUNT(uses));
+    tape_again_end(t);
     if (grad)
         tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
     return z;

@@ -135,8 +135,10 @@ struct adoption {
     const struct kept *k;
     uint32_t rows, count, next; // tensors in all, and taken
     bool whole;                 // the kept tensors themselves
+    bool held;                  // shapes only (adoption_hold)
     const struct run *only;     // of this run
     struct tensor places, runs; // u32 [rows, 2]; addresses [count * runs], by tensor
+    struct adoption_part part;  // whose result is there already; address 0: none
 };
 
 static bool is_whole_run(const struct kept *k, const struct kept_place *places, uint32_t rows)
@@ -196,14 +198,14 @@ static uint32_t sources(const struct kept *k, uint32_t index, struct gpu_use *us
     return count;
 }
 
-static void gather(struct tape *t, const struct adoption *a, struct tensor to)
+static void gather(struct tape *t, const struct adoption *a, uint32_t index, struct tensor to)
 {
     // Words of a lane, as in the shader; of a group of the wide kernel, and the longest rows it takes (drivers may end
     // a loop after 65535 turns).
     enum { GROUP_WORDS = 64, WIDE_WORDS = 2048, MOST_WIDE = 1 << 18 };
     const struct kept *k = a->k;
     const uint32_t words = (uint32_t)(tensor_count(to) / a->rows * dtype_bytes(to.dtype) / 4);
-    struct tensor runs = tensor_row_part(a->runs, a->next * k->run_count, k->run_count);
+    struct tensor runs = tensor_row_part(a->runs, index * k->run_count, k->run_count);
     const bool wide = words % 2 == 0 && words <= MOST_WIDE && nn_takes_wide(t, KERNEL_GATHER_ROWS_WIDE);
     const uint32_t each = VIREO_MIN(VIREO_MAX(WIDE_WORDS / VIREO_MAX(words, 1u), 1u), gpu_device_caps(tape_device(t))->subgroup_size);
     const struct gather_rows_args args = {
@@ -216,7 +218,7 @@ static void gather(struct tape *t, const struct adoption *a, struct tensor to)
     };
     struct gpu_use uses[GPU_MAX_USES] = {tensor_use(to, GPU_WRITE), tensor_use(runs, GPU_READ),
                                          tensor_use(a->places, GPU_READ)};
-    const uint32_t count = 3 + sources(k, a->next, uses + 3, GPU_MAX_USES - 3);
+    const uint32_t count = 3 + sources(k, index, uses + 3, GPU_MAX_USES - 3);
     gpu_dispatch(tape_device(t), wide ? KERNEL_GATHER_ROWS_WIDE : KERNEL_GATHER_ROWS,
                  &(struct gpu_dispatch){
                      .args = &args,
@@ -228,11 +230,27 @@ static void gather(struct tape *t, const struct adoption *a, struct tensor to)
                  });
 }
 
+// Tensor number `index` in memory of its own, or of its run.
+static struct tensor put_together(struct tape *t, struct adoption *a, struct gpu_arena *memory, uint32_t index,
+                                  struct tensor like, bool *own)
+{
+    *own = !a->whole;
+    if (a->whole)
+        return a->k->tensors[a->only->first + index];
+    struct tensor x = tensor_matrix(memory, like.dtype, tensor_rows(like), tensor_columns(like), tape_error(t));
+    if (x.span.address)
+        gather(t, a, index, x);
+    else
+        tape_fail(t, VIREO_DEVICE_MEMORY, "%s", tape_error(t)->message);
+    return x;
+}
+
 struct tensor adoption_next(struct tape *t, struct adoption *a, struct gpu_arena *memory, enum dtype type,
-                            uint32_t rows, uint32_t columns)
+                            uint32_t rows, uint32_t columns, bool *own)
 {
     struct tensor x = {.dtype = type, .rank = 2, .shape = {rows, columns}, .stride = columns};
     const struct run *r = a->only;
+    *own = false;
     if (a->next < a->count)
         x = a->k->tensors[r->first + a->next];
     if (a->next == a->count || x.dtype != type || tensor_columns(x) != columns ||
@@ -241,29 +259,61 @@ struct tensor adoption_next(struct tape *t, struct adoption *a, struct gpu_arena
                   rows, columns);
         return x;
     }
-    if (!a->whole) {
-        x = tensor_matrix(memory, type, rows, columns, tape_error(t));
-        if (!x.span.address) {
-            tape_fail(t, VIREO_DEVICE_MEMORY, "%s", tape_error(t)->message);
-            return x;
-        }
-        gather(t, a, x);
-    }
-    a->next++;
+    const uint32_t index = a->next++;
+    if (a->part.made.span.address && index == a->part.result)
+        return a->part.made;
+    const struct tensor like = {.dtype = type, .rank = 2, .shape = {rows, columns}, .stride = columns};
+    if (!a->held)
+        return put_together(t, a, memory, index, like, own);
+    // The address of the run's own tensor tells adoption_release which one it is.
+    const struct gpu_span s = {.address = x.span.address, .bytes = tensor_bytes(like), .block = x.span.block,
+                               .offset = x.span.offset};
+    x = like;
+    x.span = s;
     return x;
 }
 
-bool adoption_copies(const struct adoption *a)
+void adoption_hold(struct adoption *a, struct adoption_part *part)
 {
-    return !a->whole;
+    vireo_assert(!a->held);
+    *part = (struct adoption_part){.first = a->next};
+    a->held = true;
 }
 
-bool adoption_end(struct adoption **a)
+struct tensor adoption_release(struct tape *t, struct adoption *a, struct gpu_arena *memory, struct tensor result,
+                               struct adoption_part *part, bool *own)
 {
-    if (!*a)
-        return true;
-    bool all = (*a)->next == (*a)->count;
-    free(*a);
-    *a = NULL;
-    return all;
+    a->held = *own = false;
+    if (tape_failed(t))
+        return result;
+    part->result = part->first;
+    while (part->result < a->next &&
+           a->k->tensors[a->only->first + part->result].span.address != result.span.address)
+        part->result++;
+    vireo_assert(part->result < a->next && "the result of a part is one of its kept tensors");
+    part->made = put_together(t, a, memory, part->result, result, own);
+    part->made.node = 0;
+    result.span = part->made.span;
+    return result;
+}
+
+void adoption_enter(struct adoption *a, const struct adoption_part *part)
+{
+    a->next = part->first;
+    a->part = *part;
+}
+
+bool adoption_holds(const struct adoption *a)
+{
+    return a->held;
+}
+
+bool adoption_all(const struct adoption *a)
+{
+    return a->next == a->count;
+}
+
+void adoption_destroy(struct adoption *a)
+{
+    free(a);
 }

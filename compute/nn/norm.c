@@ -132,11 +132,14 @@ struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *
 {
     const uint32_t rows = tensor_rows(x), columns = tensor_columns(x);
     const bool grad = tape_wants_grad(t, x) || (tape_saves(t) && w->grad.span.address);
+    tape_again_begin(t); // a copy of what was kept would cost as much
     struct tensor y = tape_activation(t, rows, columns, grad), r = {0};
     if (grad)
         r = tape_new(t, DTYPE_F32, rows, 1, false);
-    if (tape_failed(t))
+    if (tape_failed(t)) {
+        tape_again_end(t);
         return y;
+    }
     vireo_assert(x.dtype == DTYPE_F32 && nn_is_addressable(x));
     vireo_assert(tensor_count(w->value) == columns && w->value.span.address % 4 == 0);
     const struct norm n = {x, y, r, w};
@@ -163,6 +166,7 @@ struct tensor nn_rms_norm(struct tape *t, struct tensor x, const struct weight *
                                   .constants = {nn_storage(w->value.dtype), nn_storage(y.dtype), columns},
                                   .constant_count = wide ? 3 : 2},
                 uses, VIREO_COUNT(uses));
+    tape_again_end(t);
     if (grad)
         tape_push(t, "rms_norm", norm_backward, &n, sizeof n);
     return y;

@@ -46,6 +46,9 @@ struct tape {
     uint32_t taken_count, taken_room;
     struct kept *keep;      // an open run, or NULL
     struct adoption *adopt; // where results come from, or NULL
+    bool again;             // results are computed, whatever is kept or adopted
+    struct adoption **adoptions; // all that were begun: parts come back to them in the walk
+    uint32_t adoption_count;
 };
 
 struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, struct vireo_error *err)
@@ -74,7 +77,9 @@ bool tape_finish(struct tape **tape, struct vireo_error *err)
     if (!t)
         return true;
     bool fine = !t->failed;
-    adoption_end(&t->adopt);
+    for (uint32_t i = 0; i < t->adoption_count; i++)
+        adoption_destroy(t->adoptions[i]);
+    free(t->adoptions);
     if (!fine && err)
         *err = t->error;
     arena_finish(&t->host);
@@ -107,7 +112,18 @@ bool tape_saves(const struct tape *t)
 
 bool tape_adopts(const struct tape *t)
 {
-    return t->adopt != NULL;
+    return t->adopt && (!t->again || adoption_holds(t->adopt));
+}
+
+void tape_again_begin(struct tape *t)
+{
+    vireo_assert(!t->again);
+    t->again = true;
+}
+
+void tape_again_end(struct tape *t)
+{
+    t->again = false;
 }
 
 struct kept_place tape_keep_begin(struct tape *t, struct kept *k, uint32_t rows)
@@ -131,12 +147,22 @@ void tape_keep_end(struct tape *t)
 void tape_adopt_begin(struct tape *t, const struct kept *k, const struct kept_place *places, uint32_t rows)
 {
     vireo_assert(t->grad && !t->adopt);
+    struct adoption **more = vireo_realloc(t->adoptions, (t->adoption_count + 1) * sizeof *more);
+    if (!more) {
+        tape_fail(t, VIREO_NO_MEMORY, "out of host memory for kept activations");
+        return;
+    }
+    t->adoptions = more;
     t->adopt = adoption_begin(t, k, places, rows);
+    if (t->adopt)
+        more[t->adoption_count++] = t->adopt;
 }
 
 void tape_adopt_end(struct tape *t)
 {
-    if (!adoption_end(&t->adopt))
+    const struct adoption *a = t->adopt;
+    t->adopt = NULL;
+    if (a && !adoption_all(a))
         tape_fail(t, VIREO_INTERNAL, "fewer activations were made than are kept");
 }
 
@@ -209,18 +235,23 @@ static void note_taken(struct tape *t, struct gpu_span span)
     t->taken[t->taken_count++] = (struct taken){.span = span};
 }
 
+// The address of what has a shape and no memory, until the walk makes it.
+enum { NOWHERE = 256 };
+
 struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad)
 {
     struct tensor x = {.dtype = type, .rank = 2, .shape = {rows, columns}, .stride = columns};
     bool own = true; // memory of this tape, which it may give back
     if (t->failed)
         return x;
-    if (t->adopt) {
-        x = adoption_next(t, t->adopt, t->memory, type, rows, columns);
+    if (t->adopt && t->again && adoption_holds(t->adopt)) {
+        x.span = (struct gpu_span){.address = NOWHERE, .bytes = (uint64_t)rows * columns * dtype_bytes(type)};
+        own = false;
+    } else if (t->adopt && !t->again) {
+        x = adoption_next(t, t->adopt, t->memory, type, rows, columns, &own);
         x.node = 0;
-        own = adoption_copies(t->adopt);
     } else {
-        if (t->keep)
+        if (t->keep && !t->again)
             x = kept_new(t->keep, type, rows, columns);
         own = !x.span.address;
         if (own)
@@ -409,6 +440,8 @@ static void walk(struct tape *t, uint32_t nodes, uint32_t taken)
 struct part {
     tape_part_fn fn;
     struct tensor in, out;
+    struct adoption *adopt; // where its results come from; NULL: they are computed
+    struct adoption_part adopted;
     _Alignas(16) unsigned char data[TAPE_PART_BYTES];
 };
 
@@ -421,7 +454,11 @@ static void part_backward(struct tape *t, const void *data)
     const uint32_t nodes = t->node_count, taken = t->taken_count;
     struct arena_mark host = arena_mark(&t->host);
     t->last = NULL;
+    if (p->adopt)
+        adoption_enter(p->adopt, &p->adopted);
+    t->adopt = p->adopt;
     struct tensor y = p->fn(t, p->data, p->in);
+    t->adopt = NULL;
     if (!t->failed) {
         // The gradient stays the outer node's memory.
         struct node *n = node_of(t, y);
@@ -446,14 +483,23 @@ struct tensor tape_part(struct tape *t, tape_part_fn fn, const void *data, size_
     memcpy(p.data, data, bytes);
     if (t->failed)
         return in;
-    const bool forget = t->grad && t->checkpoint;
+    const bool forget = t->grad && (t->checkpoint || t->adopt);
     const uint32_t nodes = t->node_count, taken = t->taken_count;
     struct record *last = t->last;
     struct arena_mark host = arena_mark(&t->host);
+    if (t->adopt)
+        adoption_hold(t->adopt, &p.adopted);
     struct tensor y = fn(t, data, in);
+    if (t->adopt) {
+        bool own;
+        p.adopt = t->adopt;
+        y = adoption_release(t, t->adopt, t->memory, y, &p.adopted, &own);
+        if (own && !t->failed && t->reuse)
+            note_taken(t, y.span);
+    }
     if (t->failed || (t->grad && !forget))
         return y;
-    if (t->reuse) {
+    if (t->reuse && !t->adopt) {
         give_taken(t, taken, t->taken_count, y.span.address);
         struct taken *input = forget ? NULL : taken_at(t, in.span.address);
         if (input && !input->pinned) {

@@ -42,6 +42,10 @@ enum dtype tape_activations(const struct tape *t);
 bool tape_saves(const struct tape *t);
 // Results are adopted, not computed (kept.h): ops dispatch nothing.
 bool tape_adopts(const struct tape *t);
+// What is made between begin and end costs no more to compute than to copy: it is neither kept nor adopted, the op that
+// makes it dispatches whenever its operands are there.
+void tape_again_begin(struct tape *t);
+void tape_again_end(struct tape *t);
 // True once an op failed; everything after is ignored.
 bool tape_failed(const struct tape *t);
 // Where an op reports failure; the first one sticks.

@@ -24,7 +24,7 @@ struct ranges {
 
 // A run of chunks whose state is on the device together. The store holds the state chunk by chunk, a chunk's m, v and
 // master one after the other: so a window is one piece of it.
-enum { WINDOW_BYTES = 16 << 20, STORE_ALIGN = 64 };
+enum { WINDOW_BYTES = 4 << 20, STORE_ALIGN = 64 };
 struct window {
     uint32_t first, count; // chunks
     uint64_t at, bytes;    // in the store

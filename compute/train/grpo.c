@@ -2,6 +2,7 @@
 // reward them, and raise the log-probs of those above the group's mean.
 #include "compute/train/advantage.h"
 #include "compute/train/internal.h"
+#include "compute/train/plan.h"
 #include "compute/train/policy_loss.h"
 
 #include "compute/base/check.h"
@@ -558,7 +559,7 @@ static bool open_grpo(struct trainer *t, struct vireo_error *err)
         // The reference is the base model as it was before the job, also after a resume.
         struct model_load_params p = {
             .dtype = t->model->dtype, .max_positions = t->model->text_rope_positions, .weights_only = true};
-        p.stream = s->offload & OFFLOAD_REFERENCE;
+        p.stream = plan_streams_reference(s, gpu_device_caps(t->dev)->type == GPU_CPU);
         t->reference = model_load(t->dev, s->model_folder, &p, err);
         if (!t->reference)
             return vireo_explain(err, "reference model: ");

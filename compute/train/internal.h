@@ -27,6 +27,7 @@ struct trainer {
     struct feed *feed; // the steps' data; it uses model, data and order
     struct arena step_arena; // host memory of one step
     uint32_t micro_batch;    // rows or groups computed at once
+    uint32_t longest_row;    // tokens of a row (GRPO: of a prompt), of a sample of rows spread over the file
     bool checkpointing;      // layers are computed again in the backward pass
 
     // What a resume continues from.
@@ -61,8 +62,6 @@ void stopwatch_lap(struct stopwatch *w, json_t *timing, const char *phase); // a
 // A tape on the trainer's arenas, which reuses memory (what is read after the backward pass must be pinned), with
 // activations in the type of the weights.
 struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err);
-// Longest row of the training data in tokens, looked at on a sample of rows spread over the file.
-bool trainer_longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err);
 void trainer_progress(struct trainer *t, const char *phase, double share);
 
 // ---- rollout.c: sampling groups through the engine

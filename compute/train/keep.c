@@ -29,18 +29,18 @@ static uint64_t kept_most(const struct trainer *t, uint32_t longest_prompt)
     return plan_kept_bytes(&t->model->config, &step);
 }
 
-// A micro-batch of them is put together beside its gradients.
-static uint64_t micro_most(const struct trainer *t, uint32_t longest_prompt)
+// Of a micro-batch of what is kept one layer at a time is put together beside its gradients.
+static uint64_t micro_most(const struct trainer *t, uint32_t longest_prompt, bool keeps)
 {
     struct plan_batch micro = batch_of(t, t->micro_batch, longest_prompt);
     micro.gradients = true;
-    micro.checkpoint = t->spec->gradient_checkpointing;
+    micro.checkpoint = keeps || t->spec->gradient_checkpointing;
     return plan_activation_bytes(&t->model->config, &micro);
 }
 
 uint64_t keep_reserved(const struct trainer *t, uint32_t longest_prompt)
 {
-    return micro_most(t, longest_prompt) + (t->kept_text ? kept_most(t, longest_prompt) : 0);
+    return micro_most(t, longest_prompt, t->kept_text) + (t->kept_text ? kept_most(t, longest_prompt) : 0);
 }
 
 bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *err)
@@ -52,9 +52,9 @@ bool keep_open(struct trainer *t, uint32_t longest_prompt, struct vireo_error *e
     uint64_t there = gpu_device_caps(t->dev)->budget_bytes;
     if (s->memory_limit)
         there = VIREO_MIN(there, s->memory_limit);
-    if (held + micro_most(t, longest_prompt) + kept + PLAN_KEEP_SLACK > there)
+    if (held + micro_most(t, longest_prompt, true) + kept + PLAN_KEEP_SLACK > there)
         return true;
-    struct gpu_arena_params p = {.name = "kept activations", .bytes = (uint64_t)64 << 20, .grows = true};
+    struct gpu_arena_params p = {.name = "kept activations", .bytes = VIREO_MIN(kept, (uint64_t)64 << 20), .grows = true};
     t->kept_memory = gpu_arena_create(t->dev, &p, err);
     t->kept_text = t->kept_memory ? kept_create(t->kept_memory, kept, err) : NULL;
     if (t->kept_text && !s->freeze_vision)

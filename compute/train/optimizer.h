@@ -5,7 +5,7 @@
 // the same bits. That needs log2(L) buffers beside the gradients themselves.
 //
 // Offload: the state (m, v, and the master copies of bf16 weights) lives in a file without a name in the job's
-// folder, and a step passes it through two windows of at most 16 MiB (nn.h). A file rather than host memory on every
+// folder, and a step passes it through two windows of at most 4 MiB (nn.h). A file rather than host memory on every
 // device: where host and device share their memory, as on CPU drivers and integrated GPUs, only a file lowers the
 // peak, and where they do not, the system's page cache holds as much of it as is free. Same bits.
 #ifndef VIREO_TRAIN_OPTIMIZER_H

@@ -3,6 +3,7 @@
 #include "compute/train/plan.h"
 
 #include "compute/base/check.h"
+#include "compute/base/file.h"
 #include "compute/base/json.h"
 
 #include <stdio.h>
@@ -15,6 +16,11 @@ uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens)
         return VIREO_MIN(s->micro_batch_size, per_leaf);
     uint32_t fit = TOKENS / VIREO_MAX(1, row_tokens);
     return VIREO_MAX(1, VIREO_MIN(fit, per_leaf));
+}
+
+bool plan_streams_reference(const struct job_spec *s, bool cpu)
+{
+    return s->offload == OFFLOAD_AUTO ? cpu : (s->offload & OFFLOAD_REFERENCE) != 0;
 }
 
 // Activations of one packed batch, as the tape of decoder.c and qwen_vision.c takes and gives them back (tape.h):
@@ -53,12 +59,30 @@ uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_b
     return kept + VIREO_MAX(head - b->targets * 16 * F, b->tokens * layer_grad);
 }
 
+static uint64_t pixel_bytes(const struct model_vision_config *v) // of a patch
+{
+    return 4ull * v->in_channels * v->temporal_patch_size * v->patch_size * v->patch_size;
+}
+
+uint64_t plan_upload_bytes(const struct model_config *c, const struct plan_batch *b)
+{
+    enum { WORDS = 64 };
+    return VIREO_MAX(b->patches * pixel_bytes(&c->vision) + b->tokens * WORDS * 4, PLAN_UPLOAD_LEAST);
+}
+
+// What the ops keep (kept.h): all of a layer but the results of norms and SwiGLU.
 uint64_t plan_kept_bytes(const struct model_config *c, const struct plan_batch *b)
 {
+    enum { F = 4 };
     const struct model_text_config *t = &c->text;
-    struct plan_batch kept = {.tokens = b->tokens, .patches = b->patches, .type = b->type, .gradients = true};
-    const uint64_t layer_grad = t->hidden_size * 4ull + 3ull * t->intermediate_size * dtype_bytes(b->type);
-    return plan_activation_bytes(c, &kept) - b->tokens * layer_grad; // of what is kept alone, no head and no gradients
+    const struct model_vision_config *v = &c->vision;
+    const uint64_t T = dtype_bytes(b->type), H = t->hidden_size, C = v->hidden_size;
+    const uint64_t q = (uint64_t)t->num_attention_heads * t->head_dim, kv = (uint64_t)t->num_key_value_heads * t->head_dim;
+    const uint64_t unit = (uint64_t)v->spatial_merge_size * v->spatial_merge_size;
+    const uint64_t layer = (2 * q + 2 * kv + 2ull * t->intermediate_size) * T + (2 * H + t->num_attention_heads) * F;
+    const uint64_t block = (4 * C + 2ull * v->intermediate_size) * T + (2 * C + v->num_heads) * F;
+    return b->tokens * (t->num_hidden_layers * layer + H * F) +
+           b->patches * (v->depth * block + C * F + (2 * C + H / unit) * T);
 }
 
 uint64_t plan_features_bytes(const struct model_config *c, enum dtype type, uint64_t pictures, uint64_t tokens)
@@ -85,90 +109,175 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
                               : "micro_batch_size or max_pixels, set gradient_checkpointing or offload");
 }
 
-json_t *train_plan_config(const struct job_spec *s, struct vireo_error *err)
+// What the process has beside the device's bytes. By measurement (Mesa 25's lavapipe, kernels in its cache; compiling
+// them takes up to 150 MiB more): the pages of program, driver and LLVM that are used; kernels as the driver keeps them,
+// with recorded work; tokenizer and data.
+static uint64_t host_bytes(const struct plan_facts *f, uint64_t pixels, enum dtype type)
 {
-    char path[700];
-    snprintf(path, sizeof path, "%s/config.json", s->model_folder);
-    return vireo_json_load(path, 4 << 20, err);
+    enum { PROGRAM = 67 << 20, KERNELS = 100 << 20, KERNELS_OF_HALVES = 175 << 20, TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
+    // Patches as floats and the pictures they were cut from, and rows as text and as JSON.
+    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) +
+           TOKENIZER_TIMES * f->tokenizer_bytes + DATA_TIMES * f->training_bytes +
+           pixels * 5 / 4;
 }
 
-bool train_plan(const struct job_spec *s, const json_t *config, uint64_t pictures, uint64_t available, json_t **out,
-                struct vireo_error *err)
+// The data's sizes: the longest prompt allowed and the largest picture; unknown ones by what the model takes at most.
+struct sizes {
+    uint64_t prompt, row, patches; // tokens of a prompt and of a row or group with all of its answers; patches of it
+    uint32_t micro;                // rows or groups computed at once
+};
+
+static struct sizes sizes_of(const struct job_spec *s, const struct model_config *c)
 {
-    struct model *m = model_describe(config, err);
-    if (!m)
-        return false;
-    bool bf16 = s->dtype == JOB_BF16 || (s->dtype == JOB_AUTO && m->config.stored == DTYPE_BF16);
-    uint64_t parameters = model_parameters(m), trained = 0;
+    const uint64_t unit = (uint64_t)c->vision.spatial_merge_size * c->vision.spatial_merge_size;
+    const uint64_t pixels = s->max_pixels ? s->max_pixels : 1003520;
+    const uint64_t area = (uint64_t)c->vision.patch_size * c->vision.patch_size;
+    struct sizes z = {.prompt = s->max_prompt_length ? s->max_prompt_length : 64 + pixels / area / unit};
+    z.row = z.prompt + (s->method == JOB_GRPO ? (uint64_t)s->num_generations * s->max_completion_length : 0);
+    z.micro = plan_micro_batch(s, (uint32_t)VIREO_MIN(z.row, UINT32_MAX));
+    z.patches = VIREO_MIN(pixels / area, z.prompt * unit);
+    return z;
+}
+
+// Bytes by purpose.
+struct plan {
+    uint64_t weights, gradients, optimizer, reference, kv, activations, kept, features, staging, host;
+    uint64_t unused; // of the device's bytes, which are never touched: on a CPU they take no memory
+};
+
+static uint64_t plan_total(const struct plan *p)
+{
+    return p->weights + p->gradients + p->optimizer + p->reference + p->kv + p->activations + p->kept + p->features + p->staging;
+}
+
+static void plan_model(struct plan *p, const struct job_spec *s, const struct model *m, bool bf16, bool cpu)
+{
+    const bool train = s->method != JOB_EVALUATE, sample = s->method != JOB_SFT;
+    const uint64_t parameters = model_parameters(m);
+    uint64_t trained = 0;
     for (size_t i = 0; i < m->weight_count; i++) {
         enum weight_role role = m->weights[i]->role;
         if (!(s->freeze_vision && (role == WEIGHT_VISION || role == WEIGHT_MERGER)))
             trained += tensor_count(m->weights[i]->value);
     }
-    // The data's sizes: the longest prompt allowed and the largest picture; unknown ones by what the model takes at
-    // most.
-    uint32_t unit = m->config.vision.spatial_merge_size * m->config.vision.spatial_merge_size;
-    uint64_t pixels = s->max_pixels ? s->max_pixels : 1003520,
-             area = (uint64_t)m->config.vision.patch_size * m->config.vision.patch_size;
-    uint64_t prompt = s->max_prompt_length ? s->max_prompt_length : 64 + pixels / area / unit;
-    uint64_t row = prompt + (s->method == JOB_GRPO ? (uint64_t)s->num_generations * s->max_completion_length : 0);
-    uint32_t micro = plan_micro_batch(s, (uint32_t)VIREO_MIN(row, UINT32_MAX));
-    uint64_t patches = micro * VIREO_MIN(pixels / area, prompt * unit);
-    bool train = s->method != JOB_EVALUATE, sample = s->method != JOB_SFT;
-    uint64_t weights = parameters * (bf16 ? 2 : 4), gradients = train ? trained * 4 : 0;
-    uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16, s->offload & OFFLOAD_OPTIMIZER) : 0;
-    uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
-    if (reference && s->offload & OFFLOAD_REFERENCE)
-        reference = model_streamed_bytes(m, bf16);
-    struct engine_params e = {
-        .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
-                                                                       (uint32_t)s->max_completion_length),
-                                         1u << 20)};
+    const uint32_t positions = m->config.text.max_position_embeddings; // of the rope table (model_allocate)
+    const uint64_t tables = (uint64_t)VIREO_MIN(positions ? positions : 8192, 8192) * m->config.text.head_dim * 4;
+    p->weights = parameters * (bf16 ? 2 : 4);
+    if (train) {
+        p->gradients = trained * 4;
+        p->optimizer = optimizer_bytes(trained, s->leaves, bf16, s->offload & OFFLOAD_OPTIMIZER);
+    }
+    if (train && sample && s->beta > 0)
+        p->reference = tables + (plan_streams_reference(s, cpu) ? model_streamed_bytes(m, bf16, cpu) : p->weights);
+    p->weights += tables;
+}
+
+static void plan_step(struct plan *p, const struct job_spec *s, const struct model_config *c, const struct sizes *z,
+                      enum dtype type, const struct plan_facts *f)
+{
+    const bool train = s->method != JOB_EVALUATE, sample = s->method != JOB_SFT;
+    const uint64_t kv_tokens = s->batch_size * engine_tokens((uint32_t)z->prompt, (uint32_t)s->num_generations,
+                                                             (uint32_t)s->max_completion_length);
+    const struct engine_params e = {.kv_tokens = (uint32_t)VIREO_MIN(kv_tokens, 1u << 20)};
+    p->kv = sample ? engine_kv_bytes(c, type, &e) : 0;
+    struct plan_batch batch = {.tokens = z->micro * z->row,
+                               .patches = z->micro * z->patches,
+                               .type = type,
+                               .targets = z->micro * (s->method == JOB_GRPO ? z->row - z->prompt : z->row),
+                               .gradients = train,
+                               .checkpoint = s->gradient_checkpointing};
+    // The rollout of the whole step, where it is kept for the update (keep.c).
+    struct plan_batch step = batch;
+    step.tokens = s->batch_size * z->row;
+    step.patches = s->freeze_vision ? 0 : s->batch_size * z->patches;
+    if (s->method == JOB_GRPO && s->keep_activations && !s->gradient_checkpointing)
+        p->kept = plan_kept_bytes(c, &step);
+    batch.checkpoint = batch.checkpoint || p->kept > 0;
+    const uint64_t used = plan_activation_bytes(c, &batch);
+    p->activations = train ? VIREO_MAX(used, PLAN_ACTIVATIONS_LEAST) : used;
+    // Host-written arrays of trainer and engine, pixels above all, and a block of the engine's activations; where the
+    // host does not see the device's memory, a ring for uploads (gpu/staging.c).
+    const uint64_t pixels = batch.patches * pixel_bytes(&c->vision), upload = plan_upload_bytes(c, &batch);
+    p->staging = upload + (f->cpu ? 0 : 16 << 20);
+    if (sample)
+        p->staging += ENGINE_BLOCK_BYTES + VIREO_MAX(pixels, ENGINE_BLOCK_BYTES);
+    p->unused = p->activations - used + upload - pixels;
+    p->host = host_bytes(f, s->batch_size * z->patches * pixel_bytes(&c->vision), type);
+}
+
+static json_t *plan_json(const struct plan *p, uint64_t available, bool cpu, uint32_t micro)
+{
+    const uint64_t total = plan_total(p);
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)p->weights,
+                     "gradients", (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "reference",
+                     (json_int_t)p->reference, "kv", (json_int_t)p->kv, "activations", (json_int_t)p->activations,
+                     "kept_activations", (json_int_t)p->kept, "vision_features", (json_int_t)p->features, "staging", (json_int_t)p->staging, "total",
+                     (json_int_t)total, "available", (json_int_t)available, "host", (json_int_t)p->host, "resident",
+                     (json_int_t)(p->host + (cpu ? total - p->unused : 0)), "micro_batch_size", (int)micro);
+}
+
+// What frozen vision towers make may be kept where it is no more than is left; less than a prompt of it is none
+// (pictures.c).
+static void plan_features(struct plan *p, const struct job_spec *s, const struct model_config *c, uint64_t prompt,
+                          enum dtype type, uint64_t pictures, uint64_t available)
+{
+    const uint64_t total = plan_total(p) + PLAN_KEEP_SLACK;
+    const bool frozen = p->reference || (s->method != JOB_EVALUATE && s->freeze_vision);
+    if (!s->keep_features || !frozen || total >= available)
+        return;
+    const uint64_t bytes = VIREO_MIN(plan_features_bytes(c, type, pictures, prompt), available - total);
+    p->features = bytes < prompt * c->text.hidden_size * dtype_bytes(type) ? 0 : bytes;
+}
+
+static uint64_t file_bytes_of(const char *path)
+{
+    struct vireo_error ignored;
+    uint64_t bytes = 0;
+    return path && file_size(path, &bytes, &ignored) ? bytes : 0;
+}
+
+bool plan_facts_read(const struct job_spec *s, struct plan_facts *out, struct vireo_error *err)
+{
+    char path[700];
+    *out = (struct plan_facts){0};
+    snprintf(path, sizeof path, "%s/tokenizer.json", s->model_folder);
+    out->tokenizer_bytes = file_bytes_of(path);
+    out->training_bytes = file_bytes_of(s->training_file);
+    snprintf(path, sizeof path, "%s/config.json", s->model_folder);
+    out->config = vireo_json_load(path, 4 << 20, err);
+    return out->config != NULL;
+}
+
+void plan_facts_finish(struct plan_facts *f)
+{
+    json_decref(f->config);
+    f->config = NULL;
+}
+
+bool train_plan(const struct job_spec *s, const struct plan_facts *f, uint64_t available, json_t **out,
+                struct vireo_error *err)
+{
+    struct model *m = model_describe(f->config, err);
+    if (!m)
+        return false;
+    const bool bf16 = s->dtype == JOB_BF16 || (s->dtype == JOB_AUTO && m->config.stored == DTYPE_BF16);
+    const struct sizes z = sizes_of(s, &m->config);
     const enum dtype type = model_activations(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32);
-    uint64_t kv = sample ? engine_kv_bytes(&m->config, type, &e) : 0;
-    const struct plan_batch batch = {.tokens = micro * row,
-                                     .patches = patches,
-                                     .type = type,
-                                     .targets = micro * (s->method == JOB_GRPO ? row - prompt : row),
-                                     .gradients = train,
-                                     .checkpoint = s->gradient_checkpointing};
-    uint64_t activations = plan_activation_bytes(&m->config, &batch);
-    if (train)
-        activations = VIREO_MAX(activations, PLAN_ACTIVATIONS_LEAST);
-    struct plan_batch step = batch; // the rollout of the whole step, where it is kept for the update (keep.c)
-    step.tokens = s->batch_size * row;
-    step.patches = s->freeze_vision ? 0 : s->batch_size * (patches / micro);
-    uint64_t kept = s->method == JOB_GRPO && s->keep_activations && !s->gradient_checkpointing
-                        ? plan_kept_bytes(&m->config, &step)
-                        : 0;
-    // Rings for uploads (gpu/staging.c), host-written arrays of trainer and engine, a block of the engine's activations.
-    uint64_t staging = (uint64_t)(16 + 16 + (sample ? 4 + 16 : 0)) << 20;
-    uint32_t positions = m->config.text.max_position_embeddings; // of the rope table (model_allocate)
-    uint64_t tables = (uint64_t)VIREO_MIN(positions ? positions : 8192, 8192) * m->config.text.head_dim * 4;
-    weights += tables;
-    reference += reference ? tables : 0;
-    uint64_t total = weights + gradients + optimizer + reference + kv + activations + staging;
-    if (total + kept + PLAN_KEEP_SLACK > available)
-        kept = 0;
-    total += kept;
-    // Nor may what frozen vision towers make be more than is left; less than a prompt of it is none (pictures.c).
-    uint64_t features =
-        s->keep_features && (reference || (train && s->freeze_vision)) && total + PLAN_KEEP_SLACK < available
-            ? VIREO_MIN(plan_features_bytes(&m->config, type, pictures, prompt), available - total - PLAN_KEEP_SLACK)
-            : 0;
-    if (features < prompt * m->config.text.hidden_size * dtype_bytes(type))
-        features = 0;
-    total += features;
+    struct plan p = {0};
+    plan_model(&p, s, m, bf16, f->cpu);
+    plan_step(&p, s, &m->config, &z, type, f);
+    if (p.kept && plan_total(&p) + PLAN_KEEP_SLACK > available) {
+        struct job_spec without = *s; // as keep.c decides
+        without.keep_activations = false;
+        p.kept = 0;
+        plan_step(&p, &without, &m->config, &z, type, f);
+    }
+    plan_features(&p, s, &m->config, z.prompt, type, f->pictures, available);
     model_destroy(&m);
-    json_t *plan =
-        json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)weights, "gradients",
-                  (json_int_t)gradients, "optimizer", (json_int_t)optimizer, "reference", (json_int_t)reference, "kv",
-                  (json_int_t)kv, "activations", (json_int_t)activations, "kept_activations", (json_int_t)kept,
-                  "vision_features", (json_int_t)features, "staging", (json_int_t)staging, "total", (json_int_t)total, "available", (json_int_t)available,
-                  "micro_batch_size", (int)micro);
+    json_t *plan = plan_json(&p, available, f->cpu, z.micro);
     if (!plan)
         return vireo_fail_memory(err, 512);
-    if (!fits(plan, total, available, s, err)) {
+    if (!fits(plan, plan_total(&p), available, s, err)) {
         json_decref(plan);
         return false;
     }

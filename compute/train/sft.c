@@ -176,8 +176,7 @@ static bool open_sft(struct trainer *t, struct vireo_error *err)
     const struct job_spec *s = t->spec;
     if (s->validation_file && !data_load(s, s->validation_file, true, &t->validation, err))
         return vireo_explain(err, "validation_file: ");
-    uint32_t longest;
-    return !s->freeze_vision || (trainer_longest_row(t, true, &longest, err) && pictures_open(t, longest, err));
+    return !s->freeze_vision || pictures_open(t, t->longest_row, err);
 }
 
 const struct train_method method_sft = {.method = JOB_SFT, .open = open_sft, .step = step, .validate = validate};

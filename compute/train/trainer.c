@@ -73,20 +73,58 @@ static enum dtype weight_type(const struct job_spec *s)
     return s->dtype == JOB_FP32 ? DTYPE_F32 : s->dtype == JOB_BF16 ? DTYPE_BF16 : DTYPE_U32;
 }
 
-bool trainer_longest_row(struct trainer *t, bool with_target, uint32_t *out, struct vireo_error *err)
+// The longest row of the training data and the largest pictures of one, looked at on a sample of rows spread over the
+// file.
+static bool longest_row(struct trainer *t, bool with_target, uint32_t *tokens, uint64_t *patches, struct vireo_error *err)
 {
-    uint32_t longest = 0, step = VIREO_MAX(1, t->data.count / 32);
+    *tokens = 0;
+    *patches = 0;
+    uint32_t step = VIREO_MAX(1, t->data.count / 32);
     for (uint32_t i = 0; i < t->data.count; i += step) {
         struct arena_mark mark = arena_mark(&t->step_arena);
         struct step_data d;
         if (!step_data_build(t->model, t->spec, &t->data, &i, 1, with_target, &t->step_arena, &d, err))
             return false;
-        longest = VIREO_MAX(longest, d.examples[0].prompt.count);
+        uint64_t rows = 0;
+        for (uint32_t k = 0; k < d.picture_count; k++)
+            rows += d.patches[k]->rows;
+        *tokens = VIREO_MAX(*tokens, d.examples[0].prompt.count);
+        *patches = VIREO_MAX(*patches, rows);
         step_data_finish(&d);
         arena_rewind(&t->step_arena, mark);
     }
-    *out = longest;
     return true;
+}
+
+// The arenas of activations and of host-written arrays, as large as the sampled rows let expect.
+static bool open_memory(struct trainer *t, enum job_method method, struct vireo_error *err)
+{
+    const struct job_spec *s = t->spec;
+    uint32_t tokens;
+    uint64_t patches;
+    if (!longest_row(t, method == JOB_SFT, &tokens, &patches, err))
+        return false;
+    const uint64_t answers = method == JOB_GRPO ? (uint64_t)s->num_generations * s->max_completion_length : 0;
+    t->longest_row = tokens;
+    const uint64_t row = tokens + answers;
+    if (!t->micro_batch)
+        t->micro_batch = plan_micro_batch(s, (uint32_t)VIREO_MIN(row, UINT32_MAX));
+    const struct plan_batch b = {.tokens = t->micro_batch * row,
+                                 .patches = t->micro_batch * patches,
+                                 .type = t->model->activations,
+                                 .targets = t->micro_batch * (answers ? answers : row),
+                                 .gradients = true,
+                                 .checkpoint = t->checkpointing || (method == JOB_GRPO && s->keep_activations)};
+    const uint64_t bytes = VIREO_MAX(plan_activation_bytes(&t->model->config, &b), PLAN_ACTIVATIONS_LEAST);
+    t->activations = gpu_arena_create(
+        t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = bytes, .grows = true}, err);
+    t->upload = gpu_arena_create(t->dev,
+                                 &(struct gpu_arena_params){.name = "upload",
+                                                            .memory = GPU_MEMORY_UPLOAD,
+                                                            .bytes = plan_upload_bytes(&t->model->config, &b),
+                                                            .grows = true},
+                                 err);
+    return t->activations && t->upload;
 }
 
 static bool open_data(struct trainer *t, bool with_target, struct vireo_error *err)
@@ -120,27 +158,13 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
         return false;
     // Side files of the result come from the base: the checkpoint this run resumes from may be pruned before it ends.
     snprintf(t->model->folder, sizeof t->model->folder, "%s", s->model_folder);
-    t->activations = gpu_arena_create(
-        t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = PLAN_ACTIVATIONS_LEAST, .grows = true}, err);
-    t->upload = gpu_arena_create(
-        t->dev,
-        &(struct gpu_arena_params){.name = "upload", .memory = GPU_MEMORY_UPLOAD, .bytes = 16 << 20, .grows = true},
-        err);
-    if (!t->activations || !t->upload || !model_take_gradients(t->model, s->freeze_vision, err))
+    if (!model_take_gradients(t->model, s->freeze_vision, err))
         return false;
     t->optimizer = optimizer_create(t->model, s->leaves, s->offload & OFFLOAD_OPTIMIZER ? s->work_folder : NULL,
                                     err);
     if (!t->optimizer || (resume[0] && !state_load_optimizer(t, resume, err)) ||
-        !open_data(t, method->method == JOB_SFT, err))
+        !open_data(t, method->method == JOB_SFT, err) || !open_memory(t, method->method, err))
         return false;
-    if (!t->micro_batch) {
-        uint32_t longest;
-        if (!trainer_longest_row(t, method->method == JOB_SFT, &longest, err))
-            return false;
-        if (method->method == JOB_GRPO)
-            longest += s->num_generations * s->max_completion_length;
-        t->micro_batch = plan_micro_batch(s, longest);
-    }
     if (!method->open(t, err))
         return false;
     t->feed = feed_create(&(struct feed_params){.model = t->model,

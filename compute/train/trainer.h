@@ -43,12 +43,22 @@ enum train_end train_run(const struct job_spec *spec, struct gpu_device *dev, co
 bool evaluate_run(const struct job_spec *spec, struct gpu_device *dev, const struct train_hooks *hooks, json_t **out,
                   struct vireo_error *err);
 
-// config.json of the job's model; a new reference, or NULL + err.
-json_t *train_plan_config(const struct job_spec *spec, struct vireo_error *err);
+// What a plan is made from beside the specification.
+struct plan_facts {
+    json_t *config;                            // config.json of the job's model
+    uint64_t tokenizer_bytes, training_bytes;  // of files
+    uint64_t pictures;                         // distinct ones that the rows name; 0: not known
+    bool cpu;                                  // the device is a CPU
+};
+// Reads the files' part; the caller sets `pictures` and `cpu`.
+bool plan_facts_read(const struct job_spec *spec, struct plan_facts *out, struct vireo_error *err);
+void plan_facts_finish(struct plan_facts *facts);
 // What the job will need, in bytes by purpose, before anything is allocated: {"weights", "gradients", "optimizer",
-// "reference", "kv", "activations", "kept_activations", "vision_features", "staging", "total", "available"}; from the
-// model's config, the job's sizes and the number of distinct pictures its rows name. Opens nothing. Fails with VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
-bool train_plan(const struct job_spec *spec, const json_t *config, uint64_t pictures, uint64_t available, json_t **out,
+// "reference", "kv", "activations", "kept_activations", "vision_features", "staging", "total", "available"} of the device, and
+// of the worker's process "host" (what is not the device's) and "resident" (its peak: host, and on a CPU device the device's
+// bytes that are touched, which are the process's own). From the facts and the job's sizes; opens nothing. Fails with
+// VIREO_DEVICE_MEMORY and the numbers when `available` is too small, naming what would make it fit.
+bool train_plan(const struct job_spec *spec, const struct plan_facts *facts, uint64_t available, json_t **out,
                 struct vireo_error *err);
 
 #endif

@@ -12,7 +12,7 @@ const char *const scale_rewards_names[] = {"group", "batch", "none", NULL};
 const char *const lr_scheduler_names[] = {"constant", "linear", "cosine", "warmup_stable_decay", NULL};
 const char *const job_dtype_names[] = {"auto", "fp32", "bf16", NULL};
 
-const char *const job_offload_names[] = {"none", "reference", "optimizer", "all", NULL};
+const char *const job_offload_names[] = {"none", "reference", "optimizer", "all", "auto", NULL};
 
 enum kind { STRING, COUNT, LONG, NUMBER, BOOLEAN, CHOICE, OBJECT };
 
@@ -117,6 +117,7 @@ void job_spec_defaults(struct job_spec *s, enum job_method method)
         .leaves = 1,
         .keep_activations = true,
         .keep_features = true,
+        .offload = OFFLOAD_AUTO,
         .max_skipped_steps = 3,
         .num_generations = 8,
         .max_completion_length = 256,

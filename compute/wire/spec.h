@@ -15,8 +15,8 @@ enum loss_type { LOSS_GRPO, LOSS_BNPO, LOSS_DR_GRPO, LOSS_DAPO };
 enum scale_rewards { SCALE_GROUP, SCALE_BATCH, SCALE_NONE };
 enum lr_scheduler { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WARMUP_STABLE_DECAY };
 enum job_dtype { JOB_AUTO, JOB_FP32, JOB_BF16 };
-// A set of bits.
-enum job_offload { OFFLOAD_NONE, OFFLOAD_REFERENCE = 1, OFFLOAD_OPTIMIZER = 2, OFFLOAD_ALL = 3 };
+// A set of bits, or: the reference where the device is a CPU, whose reading of a file is a copy within the same memory.
+enum job_offload { OFFLOAD_NONE, OFFLOAD_REFERENCE = 1, OFFLOAD_OPTIMIZER = 2, OFFLOAD_ALL = 3, OFFLOAD_AUTO = 4 };
 
 struct job_spec {
     // What and where. Paths are the server's; nothing of them reaches an API answer.

@@ -38,6 +38,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         .image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
     s->grpo = grpo;
     s->keep = true;
+    s->offload = OFFLOAD_AUTO;
     if (!json_get_object(config, "", "model", &s->model, err) ||
         !json_get_integer(config, "", "image", 28, 4096, &s->image, err) ||
         !json_get_integer(config, "", "prompts", 1, 1024, &s->prompts, err) ||
@@ -300,9 +301,11 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     sized.max_prompt_length = (uint32_t)(sized.max_pixels / (28 * 28) + (uint64_t)s->text_tokens + 5);
     if (!s->grpo)
         sized.max_prompt_length += (uint32_t)s->new_tokens;
-    json_t *config = train_plan_config(&sized, err);
-    bool done = config && train_plan(&sized, config, (uint64_t)s->prompts, UINT64_MAX, &plan, err) &&
-                train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
+    struct plan_facts facts;
+    bool done = plan_facts_read(&sized, &facts, err);
+    facts.pictures = (uint64_t)s->prompts;
+    facts.cpu = gpu_device_caps(dev)->type == GPU_CPU;
+    done = done && train_plan(&sized, &facts, UINT64_MAX, &plan, err) && train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
         static const char *const phases[][2] = {
             {"step_time", "step"},      {"data", "data"},       {"sampling", "rollout"},   {"reward", "reward"},
@@ -331,7 +334,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
         }
     }
     json_decref(heard.steps);
-    json_decref(config);
+    plan_facts_finish(&facts);
     json_decref(plan);
     json_decref(spec.grader);
     arena_finish(&a);

@@ -127,18 +127,22 @@ static _Noreturn void check(struct link *l, const json_t *message)
         _exit(WORKER_FAILED);
     }
     struct file_bytes train = {0}, validation = {0};
-    json_t *plan = NULL, *config = NULL, *issues = json_array(), *out = message_new(MESSAGE_CHECKED);
+    json_t *plan = NULL, *issues = json_array(), *out = message_new(MESSAGE_CHECKED);
     struct references refs = {json_array()};
     uint64_t available = (uint64_t)json_integer_value(json_object_get(message, "available"));
     bool done = (issues && out && refs.list) || vireo_fail_memory(&err, 64);
     // Everything that needs files comes first: inside the sandbox none can be opened.
+    struct plan_facts facts = {0};
     uint32_t pictures = 0, unused;
-    done = done && (config = train_plan_config(&s, &err)) != NULL &&
+    done = done && plan_facts_read(&s, &facts, &err) &&
            file_read(s.training_file, MAX_FILE, &train, &err) &&
            (!s.validation_file || file_read(s.validation_file, MAX_FILE, &validation, &err)) &&
            os_sandbox_compute_only(&err) && check_rows(&s, &train, false, &refs, issues, out, &pictures, &err) &&
-           (!s.validation_file || check_rows(&s, &validation, true, &refs, issues, out, &unused, &err)) &&
-           train_plan(&s, config, pictures, available ? available : UINT64_MAX, &plan, &err);
+           (!s.validation_file || check_rows(&s, &validation, true, &refs, issues, out, &unused, &err));
+    facts.pictures = pictures;
+    facts.cpu = json_is_true(json_object_get(message, "cpu"));
+    done = done && train_plan(&s, &facts, available ? available : UINT64_MAX, &plan, &err);
+    plan_facts_finish(&facts);
     if (done) {
         json_object_set_new(out, "plan", plan);
         json_object_set_new(out, "references", refs.list);

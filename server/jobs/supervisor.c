@@ -182,8 +182,11 @@ static void devices_frame(struct jobs *j, struct child *c, json_t *message)
         snprintf(index, sizeof index, "%d", (int)json_integer_value(json_object_get(device, "index")));
         bool chosen = !want || strcmp(want, "auto") == 0 || strcmp(want, index) == 0 || (uuid && strcmp(want, uuid) == 0) ||
                       (name && strstr(name, want));
-        if (chosen && !j->budget)
+        if (chosen && !j->budget) {
+            const char *type = json_string_value(json_object_get(device, "type"));
             j->budget = bytes;
+            j->on_cpu = type && strcmp(type, "cpu") == 0;
+        }
     }
     if (j->p.memory_limit && (j->p.memory_limit < j->budget || !j->budget))
         j->budget = j->p.memory_limit;

@@ -65,14 +65,17 @@ static void validated(struct jobs *j, struct run *r, struct store_job *job)
     job->eta_seconds = -1;
     snprintf(message, sizeof message,
              "Files validated (%d rows), moving job to queued state. Memory plan: %.1f MiB (weights %.1f, gradients %.1f, "
-             "optimizer %.1f, reference %.1f, kv %.1f, activations %.1f).",
+             "optimizer %.1f, reference %.1f, kv %.1f, activations %.1f); the worker's process will hold %.1f MiB.",
              (int)json_integer_value(json_object_get(r->result, "rows")), total,
              json_number_value(json_object_get(plan, "weights")) / (1 << 20),
              json_number_value(json_object_get(plan, "gradients")) / (1 << 20),
              json_number_value(json_object_get(plan, "optimizer")) / (1 << 20),
              json_number_value(json_object_get(plan, "reference")) / (1 << 20),
              json_number_value(json_object_get(plan, "kv")) / (1 << 20),
-             json_number_value(json_object_get(plan, "activations")) / (1 << 20));
+             (json_number_value(json_object_get(plan, "activations")) +
+              json_number_value(json_object_get(plan, "kept_activations"))) /
+                 (1 << 20),
+             json_number_value(json_object_get(plan, "resident")) / (1 << 20));
     job_move(j, job, STORE_JOB_PROGRESS, JOB_VALIDATED, "info", message);
     free(text);
 }

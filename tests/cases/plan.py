@@ -1,4 +1,4 @@
-"""plan.py BUILD: the memory plan of a job against the device bytes it took, within 10 %."""
+"""plan.py BUILD: the memory plan of a job against the device bytes and the resident bytes it took, within 10 %."""
 import json
 import subprocess
 import sys
@@ -17,15 +17,21 @@ MODEL = {
         "hidden_act": "silu", "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2},
     "vision_start_token_id": 3, "vision_end_token_id": 4, "image_token_id": 5, "video_token_id": 6,
     "tie_word_embeddings": True, "dtype": "float32"}
-# The plan counts a ring for uploads (16 MiB), which GPUs need, and on CPU drivers an offloaded reference only: the sizes
-# are such that this is within the tenth.
-CASES = [("grpo", {}), ("grpo", {"gradient_checkpointing": True, "offload": "reference"}),
-         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True}), ("sft", {"prompts": 16}),
-         ("grpo", {"dtype": "bf16", "gradient_checkpointing": True, "offload": "all"}),
-         ("sft", {"prompts": 16, "offload": "optimizer"})]
+CASES = [
+    ("grpo", {}),
+    ("grpo", {"image": 336}),
+    ("grpo", {"group": 2}),
+    ("grpo", {"keep_activations": False, "offload": "none"}),
+    ("grpo", {"gradient_checkpointing": True, "offload": "reference"}),
+    ("grpo", {"dtype": "bf16"}),
+    ("grpo", {"dtype": "bf16", "gradient_checkpointing": True, "offload": "all"}),
+    ("sft", {"prompts": 16}),
+    ("sft", {"prompts": 16, "offload": "optimizer"}),
+]
 
-failed = 0
-for method, options in CASES:
+
+def measure(method, options):
+    """One step of the case: what the bench printed."""
     config = {"model": MODEL, "image": 112, "prompts": 4, "group": 8, "new_tokens": 64, "text_tokens": 24, "runs": 1}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
         json.dump({**config, **options}, f)
@@ -34,10 +40,23 @@ for method, options in CASES:
                            stdout=subprocess.PIPE, text=True)
     if r.returncode:
         sys.exit(f"{method} {options}: exit {r.returncode}")
-    o = json.loads(r.stdout)
-    planned, measured = o["plan_bytes"]["total"], o["peak_bytes"]["device"]
-    fine = abs(planned / measured - 1) <= 0.1
+    return json.loads(r.stdout)
+
+
+failed = 0
+for method, options in CASES:
+    # A run that has to compile kernels takes memory for that, which the plan does not promise: then the second counts.
+    for attempt in range(2):
+        o = measure(method, options)
+        plan, peak = o["plan_bytes"], o["peak_bytes"]
+        pairs = [("device", plan["total"], peak["device"])]
+        if plan["resident"] > plan["host"]:  # a CPU device, whose memory is the process's
+            pairs.append(("resident", plan["resident"], peak["rss"]))
+        fine = all(abs(planned / measured - 1) <= 0.1 for _, planned, measured in pairs)
+        if fine:
+            break
     failed += not fine
-    print(f"{'ok  ' if fine else 'FAIL'} {method} {options}: planned {planned / 2**20:.1f} MiB, "
-          f"measured {measured / 2**20:.1f} MiB, ratio {planned / measured:.3f}")
+    print(f"{'ok  ' if fine else 'FAIL'} {method} {options}: " + "; ".join(
+        f"{name} {planned / 2**20:.1f} MiB planned, {measured / 2**20:.1f} measured, ratio {planned / measured:.3f}"
+        for name, planned, measured in pairs), flush=True)
 sys.exit(1 if failed else 0)

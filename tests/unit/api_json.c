@@ -61,8 +61,13 @@ static void hyperparameters_and_own_keys_meet(void **state)
     REQUIRE_INT(r.spec.offload, OFFLOAD_REFERENCE);
     job_spec_finish(&r.spec);
     json_decref(body);
-    static const char *const offloads[] = {"none", "reference", "optimizer", "all"};
-    for (int i = 0; i < 4; i++) {
+    body = parse(RL("", ""));
+    REQUIRE_OK(job_json_read(body, &arena, &r, &err));
+    REQUIRE_INT(r.spec.offload, OFFLOAD_AUTO);
+    job_spec_finish(&r.spec);
+    json_decref(body);
+    static const char *const offloads[] = {"none", "reference", "optimizer", "all", "auto"};
+    for (int i = 0; i < 5; i++) {
         char own[64];
         snprintf(own, sizeof own, "{\"offload\":\"%s\"}", offloads[i]);
         body = parse(RL("", ""));
