@@ -4,7 +4,7 @@
 // A piece of one trained tensor. 48 bytes in both languages.
 struct update_chunk {
     ADDRESS master, grad, m, v; // f32 [count]
-    ADDRESS copy;               // bf16 [count], or 0
+    ADDRESS copy;               // bf16 or fp16 [count], or 0
     UINT count;                 // at most UPDATE_CHUNK; even but for the tensor's last chunk
     UINT decay;
 };
