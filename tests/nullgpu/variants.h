@@ -22,33 +22,36 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
 {
     static const uint32_t head_dims[] = {32, 64, 80, 128}; // the presets', Qwen2.5-VL's vision tower and its text model
     if (variant_has_name(v, "gemm_tile")) {
-        // Every tile; then the largest for any layout, then with a bf16 C.
+        // Every tile; then the largest for any layout, then with a bf16 C, then in fp16 where it has 16 bits.
+        const bool f16 = i == GEMM_TILES + 2;
+        const struct gemm_types types = {i == GEMM_TILES + 1 ? 1 : f16 ? 2 : 0, f16 ? 2 : 1};
         v->count = GEMM_TILE_CONSTANTS;
-        if (i > GEMM_TILES + 1)
+        if (i > GEMM_TILES + 2)
             return false;
-        gemm_tile_constants(&gemm_tiles[i < GEMM_TILES ? i : 0], i == GEMM_TILES + 1, i != GEMM_TILES, v->constants);
+        gemm_tile_constants(&gemm_tiles[i < GEMM_TILES ? i : 0], types, i != GEMM_TILES, v->constants);
     } else if (variant_has_name(v, "gemm_coopmat")) {
         // Every tile, then the largest with narrow loads, then with a bf16 C. compile() sets the real subgroup size.
         static const uint8_t matrix[3] = {16, 16, 16};
         const bool narrow = i >= GEMM_COOPMATS;
+        const struct gemm_types types = {i == GEMM_COOPMATS + 2, 2};
         v->count = GEMM_COOPMAT_CONSTANTS;
         if (i > GEMM_COOPMATS + 2)
             return false;
-        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], i == GEMM_COOPMATS + 2,
+        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], types,
                                i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
     } else if (variant_has_name(v, "gemm")) {
         // The family for CPU drivers, as below.
         v->count = 1;
         return i < 1; // C in f32
     } else if (variant_has_name(v, "attention_tile")) {
-        // Head sizes, aligned, in f32 and in bf16; keys in pages; no alignment, head sizes that take no whole quads.
+        // Head sizes, aligned, in f32 and in bf16; keys in pages; no alignment, head sizes that take no whole quads; fp16.
         v->count = 8;
-        v->constants[0] = i < 8 ? head_dims[i % 4] : i == 8 ? 128 : 39;
-        v->constants[1] = i < 9;
+        v->constants[0] = i < 8 ? head_dims[i % 4] : i == 9 ? 39 : 128;
+        v->constants[1] = i != 9;
         v->constants[2] = i == 8;
         for (int type = 3; type < 8; type++)
-            v->constants[type] = i >= 4 && i < 9;
-        return i < 10;
+            v->constants[type] = i == 10 ? 2 : i >= 4 && i < 9;
+        return i < 11;
     } else if (variant_has_name(v, "attention")) {
         // The family for CPU drivers: GPUs run it on request only, and spill.
         v->count = 8;
