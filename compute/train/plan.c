@@ -7,6 +7,13 @@
 
 #include <stdio.h>
 
+enum dtype job_weight_type(const struct job_spec *s)
+{
+    static const enum dtype types[] = {
+        [JOB_AUTO] = DTYPE_U32, [JOB_FP32] = DTYPE_F32, [JOB_BF16] = DTYPE_BF16, [JOB_FP16] = DTYPE_F16};
+    return types[s->dtype];
+}
+
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens)
 {
     enum { TOKENS = 8192 };
@@ -98,7 +105,8 @@ bool train_plan(const struct job_spec *s, const json_t *config, uint64_t picture
     struct model *m = model_describe(config, err);
     if (!m)
         return false;
-    bool bf16 = s->dtype == JOB_BF16 || (s->dtype == JOB_AUTO && m->config.stored == DTYPE_BF16);
+    const enum dtype weight_type = job_weight_type(s) == DTYPE_U32 ? m->config.stored : job_weight_type(s);
+    const bool halves = dtype_bytes(weight_type) == 2;
     uint64_t parameters = model_parameters(m), trained = 0;
     for (size_t i = 0; i < m->weight_count; i++) {
         enum weight_role role = m->weights[i]->role;
@@ -115,16 +123,16 @@ bool train_plan(const struct job_spec *s, const json_t *config, uint64_t picture
     uint32_t micro = plan_micro_batch(s, (uint32_t)VIREO_MIN(row, UINT32_MAX));
     uint64_t patches = micro * VIREO_MIN(pixels / area, prompt * unit);
     bool train = s->method != JOB_EVALUATE, sample = s->method != JOB_SFT;
-    uint64_t weights = parameters * (bf16 ? 2 : 4), gradients = train ? trained * 4 : 0;
-    uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, bf16, s->offload & OFFLOAD_OPTIMIZER) : 0;
+    uint64_t weights = parameters * (halves ? 2 : 4), gradients = train ? trained * 4 : 0;
+    uint64_t optimizer = train ? optimizer_bytes(trained, s->leaves, halves, s->offload & OFFLOAD_OPTIMIZER) : 0;
     uint64_t reference = train && sample && s->beta > 0 ? weights : 0;
     if (reference && s->offload & OFFLOAD_REFERENCE)
-        reference = model_streamed_bytes(m, bf16);
+        reference = model_streamed_bytes(m, halves);
     struct engine_params e = {
         .kv_tokens = (uint32_t)VIREO_MIN(s->batch_size * engine_tokens((uint32_t)prompt, (uint32_t)s->num_generations,
                                                                        (uint32_t)s->max_completion_length),
                                          1u << 20)};
-    const enum dtype type = model_activations(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32);
+    const enum dtype type = model_activations(&m->config, weight_type);
     uint64_t kv = sample ? engine_kv_bytes(&m->config, type, &e) : 0;
     const struct plan_batch batch = {.tokens = micro * row,
                                      .patches = patches,
