@@ -156,11 +156,11 @@ def halves(build, folder, job, verdict):
         with open(metrics) as f:
             return [json.loads(line) for line in f]
 
-    scaled = {"dtype": "fp16", "initial_scale_power": 26, "loss_scale_window": 1}
+    scaled = {"dtype": "fp16", "initial_scale_power": 24, "loss_scale_window": 1}
     fresh(spec, metrics)
     rows = attempt(**scaled)
     want, skipped = outcome(spec, metrics), [r["grad_norm"] is None for r in rows]
-    scale, overflows, good = 2.0 ** 26, 0, skipped[0] and not all(skipped)
+    scale, overflows, good = 2.0 ** 24, 0, skipped[0] and not all(skipped)
     for row, skip in zip(rows, skipped):
         overflows += skip
         good = good and row["loss_scale"] == scale and row["loss_scale_overflows"] == overflows and row["loss"] is not None
