@@ -37,7 +37,8 @@ void optimizer_zero(struct optimizer *o, struct tape *t);
 // After leaf number `leaf` (0, 1, ... L - 1): adds it into the tree; after the last one the gradients hold the whole
 // sum.
 void optimizer_leaf_done(struct optimizer *o, struct tape *t, uint32_t leaf);
-// One update; `step` from 1 counts updates that took place; the gradients hold `loss_scale` times themselves. *norm: before clipping; not finite: nothing was written.
+// One update; `step` from 1 counts updates that took place; the gradients hold `loss_scale` times
+// themselves. *norm: the true one before clipping; not finite: nothing was written.
 // An error of the file of an offloaded state: the state is lost, the job goes on from a checkpoint.
 bool optimizer_step(struct optimizer *o, struct tape *t, const struct job_spec *s, double lr, uint32_t step,
                     double loss_scale, double *norm, struct vireo_error *err);

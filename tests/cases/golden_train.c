@@ -129,7 +129,8 @@ static double sft_pass(struct golden *g, struct model *m, const struct sft *s, b
     return loss;
 }
 
-// Every parameter's gradient, which holds `scale` times itself, against the file: the worst relative error, tensors of tiny norm by absolute error.
+// Every parameter's gradient, which holds `scale` times itself, against the file: the worst relative error, tensors of
+// tiny norm by absolute error.
 static void check_gradients(struct golden *g, const struct model *m, const char *file, const char *what, double scale)
 {
     const bool f16 = m->dtype == DTYPE_F16;

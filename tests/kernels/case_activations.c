@@ -168,7 +168,8 @@ static void rope_in(enum dtype half)
 {
     enum { ROWS = 13, HEADS = 3, KV = 1, D = 20, WIDTH = (HEADS + 2 * KV) * D, P = 40, SLOTS = 16 };
     const struct nn_heads h = {.heads = HEADS, .kv_heads = KV, .head_dim = D};
-    float *x = exact_random(half, ROWS * WIDTH, 1, 2), *g = exact_random(half, ROWS * WIDTH, 2, 1), table[P * D], zero[SLOTS * D] = {0};
+    float *x = exact_random(half, ROWS * WIDTH, 1, 2), *g = exact_random(half, ROWS * WIDTH, 2, 1);
+    float table[P * D], zero[SLOTS * D] = {0};
     float y[2][ROWS * WIDTH], dx[2][ROWS * WIDTH], k[SLOTS * D], v[SLOTS * D];
     uint32_t positions[ROWS * 4], slot[ROWS];
     for (uint32_t i = 0; i < ROWS; i++) {
