@@ -1,9 +1,10 @@
 // AdamW with decoupled decay over a list of chunks: g scaled by the clip factor;
 //   p *= 1 - lr wd (chunks with decay); m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-//   p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps); copy = bf16(p)
+//   p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps); copy = p in 16 bits
 // Nothing is written when the norm was not finite.
 // Args: adamw_args (args/update.h). Dispatch: count groups of one subgroup, a chunk each; a lane owns pairs, since two
-// halves of the copy share a word. Sum: none. Variants: f32, copy bf16. All-zero args: count 0, nothing is touched.
+// halves of the copy share a word. Constant 1: type of the copies (1 bf16, 2 fp16).
+// Sum: none. All-zero args: count 0, nothing is touched.
 // Source: torch.optim.AdamW (the order of its operations).
 #version 460
 #extension GL_GOOGLE_include_directive : require
@@ -11,6 +12,7 @@
 #include "shaders/lib/update.glsl"
 
 layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint COPY = 1;
 layout(push_constant, scalar) uniform Args { adamw_args p; };
 
 float step_one(update_chunk k, uint i, float scale)
@@ -43,7 +45,7 @@ void main()
         if (pair)
             high = step_one(k, i + 1, s.scale);
         if (has_address(k.copy)) {
-            uint word = pack_bf16(low, high);
+            uint word = pack_halves(low, high, COPY);
             if (!pair) // the other half belongs to somebody else
                 word = (U32(k.copy).v[i >> 1] & 0xffff0000u) | (word & 0xffffu);
             U32(k.copy).v[i >> 1] = word;

@@ -38,8 +38,8 @@ void main()
         seen[u] = key < p.rows && seen[u].x < seen[u].y ? seen[u] : uvec2(0);
         end = max(end, seen[u].y);
         flipped = max(flipped, seen[u].y == 0 ? 0 : ~seen[u].x);
-        LOAD_ROW(k[u], D, p.qkv, row[u] * p.stride + k_column, Q_BF16);
-        LOAD_ROW(v[u], D, p.qkv, row[u] * p.stride + v_column, Q_BF16);
+        LOAD_ROW(k[u], D, p.qkv, row[u] * p.stride + k_column, Q_TYPE);
+        LOAD_ROW(v[u], D, p.qkv, row[u] * p.stride + v_column, Q_TYPE);
         [[unroll]] for (uint d = 0; d < D; d++) {
             k[u][d] *= p.scale * LOG2_E;
             dk[u][d] = 0;
@@ -69,8 +69,8 @@ void main()
                     uint column = head * D + LOADED_PART * SHARE;
                     lse[n] = F32(lses).v[from * heads + head];
                     delta[n] = F32(deltas).v[from * heads + head];
-                    LOAD_ROW(q[n], SHARE, qkv, from * stride + column, Q_BF16);
-                    LOAD_ROW(go[n], SHARE, gradient, from * go_stride + column, GO_BF16);
+                    LOAD_ROW(q[n], SHARE, qkv, from * stride + column, Q_TYPE);
+                    LOAD_ROW(go[n], SHARE, gradient, from * go_stride + column, GO_TYPE);
                 }
                 // What is not finite reaches the keys that the pair sees through its weight alone.
                 [[unroll]] for (uint d = 0; d < SHARE; d++) {
@@ -131,11 +131,11 @@ void main()
                         y[i] = dv[u][d + i];
                     }
                 if (p.add != 0) {
-                    x += load_four(p.gqkv, at + k_column, D - d, GQKV_BF16);
-                    y += load_four(p.gqkv, at + v_column, D - d, GQKV_BF16);
+                    x += load_four(p.gqkv, at + k_column, D - d, GQKV_TYPE);
+                    y += load_four(p.gqkv, at + v_column, D - d, GQKV_TYPE);
                 }
-                store_four(p.gqkv, at + k_column, D - d, GQKV_BF16, x);
-                store_four(p.gqkv, at + v_column, D - d, GQKV_BF16, y);
+                store_four(p.gqkv, at + k_column, D - d, GQKV_TYPE, x);
+                store_four(p.gqkv, at + v_column, D - d, GQKV_TYPE, y);
             }
         }
     }

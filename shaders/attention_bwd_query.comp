@@ -37,9 +37,9 @@ void main()
         next[u] = 0;
         lse[u] = F32(p.lse).v[row[u] * heads + head[u]];
         delta[u] = 0;
-        LOAD_ROW(dq[u], D, p.o, row[u] * p.o_stride + head[u] * D, O_BF16);
-        LOAD_ROW(go[u], D, p.go, row[u] * p.go_stride + head[u] * D, GO_BF16);
-        LOAD_ROW(q[u], D, p.qkv, row[u] * p.stride + head[u] * D, Q_BF16);
+        LOAD_ROW(dq[u], D, p.o, row[u] * p.o_stride + head[u] * D, O_TYPE);
+        LOAD_ROW(go[u], D, p.go, row[u] * p.go_stride + head[u] * D, GO_TYPE);
+        LOAD_ROW(q[u], D, p.qkv, row[u] * p.stride + head[u] * D, Q_TYPE);
         [[unroll]] for (uint d = 0; d < D; d++) {
             q[u][d] *= p.scale * LOG2_E;
             delta[u] = fma(go[u][d], dq[u][d], delta[u]);
@@ -64,8 +64,8 @@ void main()
                     v[n][d] = 0;
                 }
                 if (j < b.end) {
-                    LOAD_ROW(k[n], SHARE, qkv, at + k_column, Q_BF16);
-                    LOAD_ROW(v[n], SHARE, qkv, at + v_column, Q_BF16);
+                    LOAD_ROW(k[n], SHARE, qkv, at + k_column, Q_TYPE);
+                    LOAD_ROW(v[n], SHARE, qkv, at + v_column, Q_TYPE);
                 }
                 // As in the forward pass: what is not finite reaches those who see the key through its weight alone.
                 [[unroll]] for (uint d = 0; d < SHARE; d++) {
@@ -118,8 +118,8 @@ void main()
                     if (d + i < D)
                         x[i] = dq[u][d + i] * p.scale;
                 if (p.add != 0)
-                    x += load_four(p.gqkv, at, D - d, GQKV_BF16);
-                store_four(p.gqkv, at, D - d, GQKV_BF16, x);
+                    x += load_four(p.gqkv, at, D - d, GQKV_TYPE);
+                store_four(p.gqkv, at, D - d, GQKV_TYPE, x);
             }
         }
     }

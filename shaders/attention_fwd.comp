@@ -43,7 +43,7 @@ void main()
         next[u] = 0;
         top[u] = MINUS_INFINITY;
         sum[u] = 0;
-        LOAD_ROW(q[u], D, p.q, row[u] * p.q_stride + head[u] * D, Q_BF16);
+        LOAD_ROW(q[u], D, p.q, row[u] * p.q_stride + head[u] * D, Q_TYPE);
         [[unroll]] for (uint d = 0; d < D; d++) {
             q[u][d] *= p.scale;
             acc[u][d] = 0;
@@ -69,8 +69,8 @@ void main()
                     v[n][d] = 0;
                 }
                 if (j < b.end) {
-                    LOAD_ROW(k[n], SHARE, keys, at, KV_BF16);
-                    LOAD_ROW(v[n], SHARE, values, at, KV_BF16);
+                    LOAD_ROW(k[n], SHARE, keys, at, KV_TYPE);
+                    LOAD_ROW(v[n], SHARE, values, at, KV_TYPE);
                 }
                 // A value that is not finite must reach the pairs that see its key, and no other: 0 * it is NaN. So the
                 // weight of the key becomes NaN for those who see it, and the value 0.
@@ -129,7 +129,7 @@ void main()
                         precise float y = acc[u][d + i] * share + 0.0; // -0 becomes 0: its sign could depend on idle turns
                         x[i] = y;
                     }
-                store_four(p.o, row[u] * p.o_stride + head[u] * D + d, D - d, O_BF16, x);
+                store_four(p.o, row[u] * p.o_stride + head[u] * D + d, D - d, O_TYPE, x);
             }
             if (has_address(p.lse))
                 F32(p.lse).v[row[u] * p.kv_heads * p.group + head[u]] = count[u] == 0 ? 0 : top[u] + log2(sum[u]);

@@ -32,12 +32,12 @@ shared vec4 ds_tile[PAIRS * W_STRIDE];
 shared float broken[PAIRS];
 
 // Quad e of the rows of pairs first ...: q or go. What is not finite becomes 0, and its pair broken.
-vec4 load_pair_quad(uvec2 base, uint stride, bool bf16, uint e, uint first, uint end, uint kv)
+vec4 load_pair_quad(uvec2 base, uint stride, uint type, uint e, uint first, uint end, uint kv)
 {
     const uint pair = first + e / QUADS;
     vec4 x = vec4(0);
     if (e < PAIRS * QUADS && pair < end)
-        x = load_row_quad(base, pair / p.group * stride + (kv * p.group + pair % p.group) * D, e % QUADS, bf16);
+        x = load_row_quad(base, pair / p.group * stride + (kv * p.group + pair % p.group) * D, e % QUADS, type);
     bool fine = true;
     [[unroll]] for (uint i = 0; i < 4; i++) {
         fine = fine && is_finite(x[i]);
@@ -64,8 +64,8 @@ void main()
 
     for (uint e = lane; e < ROWS * QUADS; e += LANES) {
         const uint at = min(first_row + e / QUADS, p.rows - 1) * p.stride;
-        k_tile[e / QUADS * STRIDE + e % QUADS] = load_row_quad(p.qkv, at + k_column, e % QUADS, Q_BF16) * (p.scale * LOG2_E);
-        v_tile[e / QUADS * STRIDE + e % QUADS] = load_row_quad(p.qkv, at + v_column, e % QUADS, Q_BF16);
+        k_tile[e / QUADS * STRIDE + e % QUADS] = load_row_quad(p.qkv, at + k_column, e % QUADS, Q_TYPE) * (p.scale * LOG2_E);
+        v_tile[e / QUADS * STRIDE + e % QUADS] = load_row_quad(p.qkv, at + v_column, e % QUADS, Q_TYPE);
     }
     // The pairs that any key of the tile sees, and those of key lane / 8.
     uint first = NOBODY, end = 0;
@@ -91,7 +91,7 @@ void main()
     for (uint turn = first; turn < end; turn += PAIRS) {
         vec4 kept[LANE_LOADS];
         [[unroll]] for (uint i = 0; i < LANE_LOADS; i++) {
-            kept[i] = load_pair_quad(p.qkv, p.stride, Q_BF16, lane + i * LANES, turn, end, kv);
+            kept[i] = load_pair_quad(p.qkv, p.stride, Q_TYPE, lane + i * LANES, turn, end, kv);
             put(lane + i * LANES, kept[i]);
         }
         barrier();
@@ -103,7 +103,7 @@ void main()
         }
         barrier();
         [[unroll]] for (uint i = 0; i < LANE_LOADS; i++)
-            put(lane + i * LANES, load_pair_quad(p.go, p.go_stride, GO_BF16, lane + i * LANES, turn, end, kv));
+            put(lane + i * LANES, load_pair_quad(p.go, p.go_stride, GO_TYPE, lane + i * LANES, turn, end, kv));
         barrier();
         FOR_QUADS(d) {
             const vec4 v = v_tile[mine * STRIDE + d], y0 = x_tile[other * STRIDE + d], y1 = x_tile[(other + 8) * STRIDE + d];
@@ -143,10 +143,10 @@ void main()
             const uint at = (first_row + row + i) * p.g_stride;
             precise vec4 x = dk[i] * p.scale + 0.0, y = dv[i] + 0.0; // -0 becomes 0: its sign could depend on idle turns
             if (p.add != 0) {
-                x += load_row_quad(p.gqkv, at + k_column, column, GQKV_BF16);
-                y += load_row_quad(p.gqkv, at + v_column, column, GQKV_BF16);
+                x += load_row_quad(p.gqkv, at + k_column, column, GQKV_TYPE);
+                y += load_row_quad(p.gqkv, at + v_column, column, GQKV_TYPE);
             }
-            store_row_quad(p.gqkv, at + k_column, column, GQKV_BF16, x);
-            store_row_quad(p.gqkv, at + v_column, column, GQKV_BF16, y);
+            store_row_quad(p.gqkv, at + k_column, column, GQKV_TYPE, x);
+            store_row_quad(p.gqkv, at + v_column, column, GQKV_TYPE, y);
         }
 }

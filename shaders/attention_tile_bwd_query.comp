@@ -36,7 +36,7 @@ void load_block(uvec4 span, uint first, uint end, uint column, bool tame)
         const uint j = e / QUADS, quad = e % QUADS;
         vec4 x = vec4(0);
         if (first + j < end)
-            x = load_row_quad(p.qkv, key_row(span, first + j, uvec2(0), 0) * p.stride + column, quad, Q_BF16);
+            x = load_row_quad(p.qkv, key_row(span, first + j, uvec2(0), 0) * p.stride + column, quad, Q_TYPE);
         if (tame) {
             bool fine = true;
             [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -61,8 +61,8 @@ void main()
     for (uint e = lane; e < PAIRS * QUADS; e += LANES) {
         const uint pair = min(first_pair + e / QUADS, pairs - 1), row = pair / p.group, head = kv * p.group + pair % p.group;
         q_tile[e / QUADS * STRIDE + e % QUADS] =
-            load_row_quad(p.qkv, row * p.stride + head * D, e % QUADS, Q_BF16) * (p.scale * LOG2_E);
-        go_tile[e / QUADS * STRIDE + e % QUADS] = load_row_quad(p.go, row * p.go_stride + head * D, e % QUADS, GO_BF16);
+            load_row_quad(p.qkv, row * p.stride + head * D, e % QUADS, Q_TYPE) * (p.scale * LOG2_E);
+        go_tile[e / QUADS * STRIDE + e % QUADS] = load_row_quad(p.go, row * p.go_stride + head * D, e % QUADS, GO_TYPE);
     }
     // The scores of pair lane / 8, keys lane % 8 and 8 further.
     const uint mine = lane / 8, key = lane % 8, pair = first_pair + mine, safe = min(pair, pairs - 1);
@@ -78,7 +78,7 @@ void main()
     barrier();
     float delta = 0;
     for (uint d = 0; d < QUADS; d++) {
-        const vec4 go = go_tile[mine * STRIDE + d], o = load_row_quad(p.o, from * p.o_stride + head * D, d, O_BF16);
+        const vec4 go = go_tile[mine * STRIDE + d], o = load_row_quad(p.o, from * p.o_stride + head * D, d, O_TYPE);
         [[unroll]] for (uint i = 0; i < 4; i++)
             delta = fma(go[i], o[i], delta);
     }
@@ -153,8 +153,8 @@ void main()
             const uint at = to / p.group * p.g_stride + (kv * p.group + to % p.group) * D;
             precise vec4 x = acc[i] * p.scale + 0.0; // -0 becomes 0: its sign could depend on idle turns
             if (p.add != 0)
-                x += load_row_quad(p.gqkv, at, column, GQKV_BF16);
-            store_row_quad(p.gqkv, at, column, GQKV_BF16, x);
+                x += load_row_quad(p.gqkv, at, column, GQKV_TYPE);
+            store_row_quad(p.gqkv, at, column, GQKV_TYPE, x);
         }
     }
 }

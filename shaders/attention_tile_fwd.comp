@@ -43,7 +43,7 @@ void load_block(uvec2 base, uvec4 span, uint first, uint end, uint column, bool 
         const uint j = e / QUADS, quad = e % QUADS;
         vec4 x = vec4(0);
         if (first + j < end)
-            x = load_row_quad(base, key_row(span, first + j, p.pages, p.page_shift) * p.kv_stride + column, quad, KV_BF16);
+            x = load_row_quad(base, key_row(span, first + j, p.pages, p.page_shift) * p.kv_stride + column, quad, KV_TYPE);
         if (tame) {
             bool fine = true;
             [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -67,7 +67,7 @@ void main()
     for (uint e = lane; e < PAIRS * QUADS; e += LANES) {
         const uint pair = min(first_pair + e / QUADS, pairs - 1), head = kv * p.group + pair % p.group;
         q_tile[e / QUADS * STRIDE + e % QUADS] =
-            load_row_quad(p.q, pair / p.group * p.q_stride + head * D, e % QUADS, Q_BF16) * p.scale;
+            load_row_quad(p.q, pair / p.group * p.q_stride + head * D, e % QUADS, Q_TYPE) * p.scale;
     }
     // The softmax of pair lane / 4.
     const uint mine = lane / 4, quarter = lane % 4, pair = first_pair + mine, safe = min(pair, pairs - 1);
@@ -177,7 +177,7 @@ void main()
         [[unroll]] for (uint g = 0; g < LANE_QUADS; g++)
             if (to < pairs && column + g * COLUMN_GROUPS < QUADS) {
                 precise vec4 x = acc[i * LANE_QUADS + g] * share + 0.0; // -0 becomes 0: its sign could depend on idle turns
-                store_row_quad(p.o, to / p.group * p.o_stride + head * D, column + g * COLUMN_GROUPS, O_BF16, x);
+                store_row_quad(p.o, to / p.group * p.o_stride + head * D, column + g * COLUMN_GROUPS, O_TYPE, x);
             }
     }
     if (has_address(p.lse) && quarter == 0 && pair < pairs) {

@@ -15,11 +15,6 @@ layout(push_constant, scalar) uniform Args { convert_args p; };
 
 const uint PAIRS = 16;
 
-uint pack(float low, float high)
-{
-    return TO == 1 ? pack_bf16(low, high) : packHalf2x16(vec2(low, high));
-}
-
 void main()
 {
     uint chunks = (p.columns + 2 * PAIRS * SUBGROUP - 1) / (2 * PAIRS * SUBGROUP);
@@ -39,7 +34,7 @@ void main()
             if (pair)
                 F32(p.to).v[to + c + 1] = high;
         } else {
-            uint word = pack(low, high), at = (to + c) >> 1;
+            uint word = pack_halves(low, high, TO), at = (to + c) >> 1;
             if (!pair) // the other half belongs to somebody else
                 word = (U32(p.to).v[at] & 0xffff0000u) | (word & 0xffffu);
             U32(p.to).v[at] = word;

@@ -8,7 +8,7 @@
 // One subgroup computes TM rows x COLUMNS*SUBGROUP columns without shared memory: lanes hold columns; the lanes load
 // the rows' values and each is broadcast from its lane (a broadcast from a constant lane costs less than a load; on CPU
 // drivers any load costs about one scalar load a lane, so loads are what is counted).
-// Defines: KIND 0 NT, 1 NN, 2 TN; A_BF16, B_BF16 0|1; TM rows; COLUMNS a lane; UNROLL k per turn of the loop, 4 or 8; WIDE
+// Defines: KIND 0 NT, 1 NN, 2 TN; A_HALF, B_HALF 1: 16 bits; TM rows; COLUMNS a lane; UNROLL k per turn of the loop, 4 or 8; WIDE
 // 1: 64-bit loads (needs the int64 feature, addresses and strides in multiples of 8 bytes, and the extent along the
 // contiguous axis too), 0: any layout.
 // All-zero args: m is 0, nothing is touched.
@@ -22,7 +22,8 @@ layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer U64
 #endif
 
 layout(local_size_x_id = 0) in;
-layout(constant_id = 1) const bool C_BF16 = false; // C in bf16: even stride, rows at whole words
+layout(constant_id = 1) const uint C_TYPE = 0; // 0 f32; 1 bf16, 2 fp16: even stride, rows at whole words
+layout(constant_id = 2) const uint HALVES = 1; // A, B, bias, residual where they have 16 bits: 1 bf16, 2 fp16
 layout(push_constant, scalar) uniform Args { gemm_args p; };
 
 #define NT 0
@@ -33,12 +34,12 @@ const uint LOADS = (TM + 3) / 4; // room for A at the smallest subgroup
 
 // Elements that one wide load brings along the contiguous axis of A and of B, when that axis is not k.
 #if WIDE && KIND == TN
-const uint A_VEC = A_BF16 == 1 ? 4 : 2;
+const uint A_VEC = A_HALF == 1 ? 4 : 2;
 #else
 const uint A_VEC = 1;
 #endif
 #if WIDE && KIND != NT
-const uint B_VEC = B_BF16 == 1 ? 4 : 2;
+const uint B_VEC = B_HALF == 1 ? 4 : 2;
 #else
 const uint B_VEC = 1;
 #endif
@@ -48,12 +49,9 @@ float a[UNROLL][LOADS + 3]; // [k][row of this lane]
 float b[UNROLL][COLUMNS];   // [k][column of this lane]
 uint a_at[LOADS + 3], b_at[COLUMNS]; // element where this lane's row (column) starts
 
-float element(uvec2 base, uint i, uint bf16)
+float element(uvec2 base, uint i, uint is_half)
 {
-    if (bf16 == 0)
-        return F32(base).v[i];
-    uint word = U32(base).v[i >> 1];
-    return uintBitsToFloat((i & 1u) == 0 ? word << 16 : word & 0xffff0000u);
+    return load_float(base, i, is_half * HALVES);
 }
 
 #if WIDE
@@ -64,8 +62,7 @@ vec2 two(uvec2 base, uint i)
 }
 vec4 four(uvec2 base, uint i)
 {
-    uvec2 words = unpack32(U64(base).v[i >> 2]);
-    return vec4(bf16_low(words.x), bf16_high(words.x), bf16_low(words.y), bf16_high(words.y));
+    return unpack_halves(unpack32(U64(base).v[i >> 2]), HALVES);
 }
 #endif
 
@@ -82,7 +79,7 @@ void load_a(uint k)
 #if WIDE
     [[unroll]] for (uint u = 0; u < UNROLL; u++) {
         [[unroll]] for (uint i = 0; i < a_loads(); i += A_VEC) {
-#if A_BF16
+#if A_HALF
             vec4 x = four(p.a, a_at[i] + (k + u) * p.a_stride);
             a[u][i] = x.x, a[u][i + 1] = x.y, a[u][i + 2] = x.z, a[u][i + 3] = x.w;
 #else
@@ -94,11 +91,11 @@ void load_a(uint k)
 #else
     [[unroll]] for (uint u = 0; u < UNROLL; u++)
         [[unroll]] for (uint i = 0; i < a_loads(); i++)
-            a[u][i] = element(p.a, a_at[i] + (k + u) * p.a_stride, A_BF16);
+            a[u][i] = element(p.a, a_at[i] + (k + u) * p.a_stride, A_HALF);
 #endif
 #else
     [[unroll]] for (uint i = 0; i < a_loads(); i++) {
-#if WIDE && A_BF16
+#if WIDE && A_HALF
         [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
             vec4 x = four(p.a, a_at[i] + k + u);
             a[u][i] = x.x, a[u + 1][i] = x.y, a[u + 2][i] = x.z, a[u + 3][i] = x.w;
@@ -110,7 +107,7 @@ void load_a(uint k)
         }
 #else
         [[unroll]] for (uint u = 0; u < UNROLL; u++)
-            a[u][i] = element(p.a, a_at[i] + k + u, A_BF16);
+            a[u][i] = element(p.a, a_at[i] + k + u, A_HALF);
 #endif
     }
 #endif
@@ -120,7 +117,7 @@ void load_b(uint k)
 {
 #if KIND == NT
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-#if WIDE && B_BF16
+#if WIDE && B_HALF
         [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
             vec4 x = four(p.b, b_at[j] + k + u);
             b[u][j] = x.x, b[u + 1][j] = x.y, b[u + 2][j] = x.z, b[u + 3][j] = x.w;
@@ -132,20 +129,20 @@ void load_b(uint k)
         }
 #else
         [[unroll]] for (uint u = 0; u < UNROLL; u++)
-            b[u][j] = element(p.b, b_at[j] + k + u, B_BF16);
+            b[u][j] = element(p.b, b_at[j] + k + u, B_HALF);
 #endif
     }
 #else
     [[unroll]] for (uint u = 0; u < UNROLL; u++) {
         [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC) {
-#if WIDE && B_BF16
+#if WIDE && B_HALF
             vec4 x = four(p.b, b_at[j] + (k + u) * p.b_stride);
             b[u][j] = x.x, b[u][j + 1] = x.y, b[u][j + 2] = x.z, b[u][j + 3] = x.w;
 #elif WIDE
             vec2 x = two(p.b, b_at[j] + (k + u) * p.b_stride);
             b[u][j] = x.x, b[u][j + 1] = x.y;
 #else
-            b[u][j] = element(p.b, b_at[j] + (k + u) * p.b_stride, B_BF16);
+            b[u][j] = element(p.b, b_at[j] + (k + u) * p.b_stride, B_HALF);
 #endif
         }
     }
@@ -182,30 +179,30 @@ void finish(uint m0, uint n0)
         const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
         const uint inside = min(column, n - 1);
         if (has_address(p.bias)) {
-            const float bias = (p.flags & GEMM_BIAS_BF16) == 0 ? F32(p.bias).v[inside]
-                                                               : load_float(p.bias, p.bias_first + inside, 1);
+            const float bias = (p.flags & GEMM_BIAS_HALF) == 0 ? F32(p.bias).v[inside]
+                                                               : load_float(p.bias, p.bias_first + inside, HALVES);
             [[unroll]] for (uint q = 0; q < TM; q++)
                 acc[q][j] += bias;
         }
         if (has_address(p.residual)) {
             [[unroll]] for (uint q = 0; q < TM; q++) {
                 const uint i = p.residual_first + min(m0 + q, m - 1) * p.residual_stride + inside;
-                acc[q][j] += (p.flags & GEMM_RESIDUAL_BF16) == 0 ? F32(p.residual).v[i] : load_float(p.residual, i, 1);
+                acc[q][j] += (p.flags & GEMM_RESIDUAL_HALF) == 0 ? F32(p.residual).v[i] : load_float(p.residual, i, HALVES);
             }
         }
         if ((p.flags & GEMM_BETA) != 0) {
             [[unroll]] for (uint q = 0; q < TM; q++) {
                 const uint i = min(m0 + q, m - 1) * c_stride + inside;
-                acc[q][j] += C_BF16 ? load_float(p.c, i, 1) : c.v[i];
+                acc[q][j] += C_TYPE != 0 ? load_float(p.c, i, C_TYPE) : c.v[i];
             }
         }
-        if (!C_BF16 && column < n) {
+        if (C_TYPE == 0 && column < n) {
             [[unroll]] for (uint q = 0; q < TM; q++)
                 if (m0 + q < m)
                     c.v[(m0 + q) * c_stride + column] = acc[q][j];
         }
     }
-    if (C_BF16) {
+    if (C_TYPE != 0) {
         // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column
         // keeps what lies behind it.
         [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
@@ -214,8 +211,8 @@ void finish(uint m0, uint n0)
                 const float next = B_VEC == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (B_VEC == 1 ? 0 : 1)];
                 if (m0 + q < m && column < n && (column & 1u) == 0) {
                     const uint i = ((m0 + q) * c_stride + column) >> 1;
-                    const uint high = column + 1 < n ? to_bf16(next) : U32(p.c).v[i] >> 16;
-                    U32(p.c).v[i] = to_bf16(acc[q][j]) | (high << 16);
+                    const uint word = pack_halves(acc[q][j], next, C_TYPE);
+                    U32(p.c).v[i] = column + 1 < n ? word : (word & 0xffffu) | (U32(p.c).v[i] & 0xffff0000u);
                 }
             }
         }
@@ -258,9 +255,9 @@ void main()
     }
     for (uint k = whole; k < p.k; k++) {
         [[unroll]] for (uint i = 0; i < a_loads(); i++)
-            a[0][i] = element(p.a, a_at[i] + (KIND == TN ? k * p.a_stride : k), A_BF16);
+            a[0][i] = element(p.a, a_at[i] + (KIND == TN ? k * p.a_stride : k), A_HALF);
         [[unroll]] for (uint j = 0; j < COLUMNS; j++)
-            b[0][j] = element(p.b, b_at[j] + (KIND == NT ? k : k * p.b_stride), B_BF16);
+            b[0][j] = element(p.b, b_at[j] + (KIND == NT ? k : k * p.b_stride), B_HALF);
         multiply(1);
     }
 

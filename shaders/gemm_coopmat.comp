@@ -25,7 +25,7 @@
 #include "shaders/args/gemm.h"
 
 layout(local_size_x_id = 2) in;
-layout(constant_id = 1) const bool C_BF16 = false; // C in bf16: even stride, rows at whole words
+layout(constant_id = 1) const uint C_TYPE = 0; // 0 f32; 1 bf16, 2 fp16: even stride, rows at whole words
 layout(constant_id = 2) const uint INVOCATIONS = 128;
 layout(constant_id = 3) const uint ROWS = 128;
 layout(constant_id = 4) const uint COLUMNS = 128;
@@ -35,6 +35,7 @@ layout(constant_id = 7) const uint LOAD = 8; // values a load of A and B: 8, 4 w
 layout(constant_id = 8) const uint MATRIX_M = 16;
 layout(constant_id = 9) const uint MATRIX_N = 16;
 layout(constant_id = 10) const uint MATRIX_K = 16;
+layout(constant_id = 11) const uint HALVES = 2; // bias, residual where they have 16 bits: 1 bf16, 2 fp16
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Quad { uvec4 v; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Pair { uvec2 v; };
 layout(push_constant, scalar) uniform Args { gemm_args p; };

@@ -9,7 +9,7 @@
 // apart, so that neighbours read neighbouring words of the shared tiles. These hold f32, k outermost: 16 bytes a read.
 // While a tile is multiplied, the next one's words travel into registers as they are in memory: a conversion there would
 // wait for them.
-// Defines: KIND 0 NT, 1 NN, 2 TN; A_BF16, B_BF16 0|1, or F16: both are fp16. Constants: the tile
+// Defines: KIND 0 NT, 1 NN, 2 TN; A_HALF, B_HALF 1: 16 bits. Constants: the tile
 // (compute/nn/gemm_tile.h); ALIGNED: quads of both operands along the contiguous axis are aligned and whole.
 // All lanes of a group reach every barrier: what ends early depends on the group alone. All-zero args: m is 0, nothing
 // is touched.
@@ -19,13 +19,14 @@
 #include "shaders/args/gemm.h"
 
 layout(local_size_x_id = 2) in;
-layout(constant_id = 1) const bool C_BF16 = false; // C in bf16: even stride, rows at whole words
+layout(constant_id = 1) const uint C_TYPE = 0; // 0 f32; 1 bf16, 2 fp16: even stride, rows at whole words
 layout(constant_id = 2) const uint INVOCATIONS = 128;
 layout(constant_id = 3) const uint ROWS = 64;
 layout(constant_id = 4) const uint COLUMNS = 64;
 layout(constant_id = 5) const uint TM = 8;
 layout(constant_id = 6) const uint TN = 4;
 layout(constant_id = 7) const bool ALIGNED = false;
+layout(constant_id = 8) const uint HALVES = 1; // A, B, bias, residual where they have 16 bits: 1 bf16, 2 fp16
 layout(push_constant, scalar) uniform Args { gemm_args p; };
 #include "shaders/lib/gemm_finish.glsl"
 
@@ -45,16 +46,12 @@ shared vec4 a_tile[STEP * A_STRIDE];
 shared vec4 b_tile[STEP * B_STRIDE];
 
 // Four values as memory has them.
-#ifdef F16
-#define A_BF16 1
-#define B_BF16 1
-#endif
-#if A_BF16
+#if A_HALF
 #define A_RAW uvec2
 #else
 #define A_RAW uvec4
 #endif
-#if B_BF16
+#if B_HALF
 #define B_RAW uvec2
 #else
 #define B_RAW uvec4
@@ -83,11 +80,7 @@ vec4 values(uvec4 raw)
 }
 vec4 values(uvec2 raw)
 {
-#ifdef F16
-    return vec4(unpackHalf2x16(raw.x), unpackHalf2x16(raw.y));
-#else
-    return vec4(bf16_low(raw.x), bf16_high(raw.x), bf16_low(raw.y), bf16_high(raw.y));
-#endif
+    return unpack_halves(raw, HALVES);
 }
 
 // The quads of a lane are INVOCATIONS apart in a tile. Where k is the contiguous axis of memory ("inside"), STEP / 4 quads

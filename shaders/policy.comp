@@ -1,7 +1,7 @@
 // The clipped policy loss of one token and its derivative by the log-prob:
 //   w = exp(logprob - old); l = -min(w A, clip(w, low, high) A) + beta kl; kl = exp(d) - d - 1, d = ref - logprob
 //   dl = -A w where the first is the smaller (both are the same within and at the bounds), + beta (1 - exp(d))
-// loss = l * weight, grad = dl * weight; both 0 where the weight is 0, whatever the token holds.
+// loss = l * weight, grad = dl * weight * loss_scale; both 0 where the weight is 0, whatever the token holds.
 // Args: policy_args (args/policy.h). Dispatch: ceil(count / SUBGROUP) groups of one subgroup, a lane a token.
 // Sum: none. Variants: f32. All-zero args: count 0, nothing is touched. Source: TRL, grpo_trainer.py.
 #version 460
@@ -30,7 +30,7 @@ void main()
         grad += p.beta * (1.0 - e);
     }
     F32(p.loss).v[i] = weight != 0 ? loss * weight : 0;
-    F32(p.grad).v[i] = weight != 0 ? grad * weight : 0;
+    F32(p.grad).v[i] = weight != 0 ? grad * weight * p.loss_scale : 0;
     F32(p.kl).v[i] = kl;
     F32(p.ratio).v[i] = ratio;
 }

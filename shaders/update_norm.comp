@@ -1,4 +1,4 @@
-// norm = sqrt(sum of partial), scale = min(1, max_norm / (norm + 1e-6)), finite = the norm is a number.
+// norm = sqrt(sum of partial) unscale, scale = unscale min(1, max_norm / (norm + 1e-6)), finite = the norm is a number.
 // Args: update_norm_args (args/update.h). Dispatch: one group of one subgroup.
 // Sum: 32 strided partials with Kahan's correction, then a tree (lib/reduce.glsl). Variants: f32.
 // All-zero args: count 0, nothing is touched. Source: torch.nn.utils.clip_grad_norm_.
@@ -34,11 +34,11 @@ void main()
             }
         }
     }
-    float norm = sqrt(fold_sum(sum));
+    float norm = sqrt(fold_sum(sum)) * p.unscale;
     if (gl_LocalInvocationID.x == 0) {
         update_state s;
         s.norm = norm;
-        s.scale = p.max_norm > 0 ? min(1.0, p.max_norm / (norm + 1e-6)) : 1.0;
+        s.scale = p.unscale * (p.max_norm > 0 ? min(1.0, p.max_norm / (norm + 1e-6)) : 1.0);
         s.finite = is_finite(norm) ? 1 : 0;
         UpdateState(p.state).v = s;
     }

@@ -1,18 +1,20 @@
 #include "compute/base/half.h"
 
-#include <math.h>
+#include <string.h>
 
 float fp16_to_float(uint16_t h)
 {
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
+    const uint32_t magnitude = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t u = sign | ((magnitude << 13) + (112u << 23)); // the exponents' biases are 112 apart
     float value;
-    if (exponent == 31)
-        value = mantissa ? NAN : INFINITY;
-    else if (exponent == 0)
-        value = ldexpf((float)mantissa, -24);
-    else
-        value = ldexpf((float)(mantissa + 1024), exponent - 25);
-    return h & 0x8000 ? -value : value;
+    if (magnitude >= 0x7c00u)
+        u = sign | (magnitude > 0x7c00u ? 0x7fc00000u : 0x7f800000u);
+    memcpy(&value, &u, 4);
+    if (magnitude < 0x400u) { // 0 and subnormals
+        value = (float)magnitude * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    return value;
 }
 
 uint16_t float_to_fp16(float f)

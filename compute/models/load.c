@@ -26,7 +26,7 @@ const char *const model_side_files[] = {"config.json",
                                         NULL};
 
 // Converts in pieces, so that a 7B model needs no second copy of itself in host memory. Refuses NaN and infinity: such
-// weights would only show as garbage much later.
+// weights would only show as garbage much later. So would those beyond fp16's range in a model kept in fp16.
 static bool load_param(struct model *m, const struct model_param *p, const struct safetensor *s,
                        struct vireo_error *err)
 {
@@ -40,6 +40,11 @@ static bool load_param(struct model *m, const struct model_param *p, const struc
     for (uint64_t at = 0; done && at < total; at += PIECE) {
         uint64_t count = VIREO_MIN(total - at, PIECE);
         done = safetensors_floats(s, at, count, values, err);
+        for (uint64_t i = 0; done && x.dtype == DTYPE_F16 && i < count; i++)
+            if (fabsf(values[i]) >= 65520 && isfinite(values[i]))
+                done = vireo_fail_kind(err, VIREO_UNSUPPORTED, "unsupported_value", "dtype",
+                                       "%s: element %llu is %g, fp16 ends at 65504; use bf16 or fp32", p->name,
+                                       (unsigned long long)(at + i), (double)values[i]);
         for (uint64_t i = 0; done && i < count; i++)
             if (!isfinite(values[i]))
                 done = vireo_fail(err, VIREO_CORRUPT, "%s: element %llu is not finite", p->name,

@@ -216,7 +216,7 @@ static struct model *create(struct gpu_device *dev, const json_t *config, enum d
         model_destroy(&m);
         return NULL;
     }
-    m->dtype = wanted == DTYPE_F32 || wanted == DTYPE_BF16 ? wanted : m->config.stored;
+    m->dtype = wanted == DTYPE_F32 || wanted == DTYPE_BF16 || wanted == DTYPE_F16 ? wanted : m->config.stored;
     m->activations = model_activations(&m->config, m->dtype);
     m->vision = arena_array(&m->host, struct vision_block, m->config.vision.depth);
     m->layers = arena_array(&m->host, struct text_block, m->config.text.num_hidden_layers);

@@ -151,8 +151,8 @@ struct model *model_clone_weights(const struct model *of, struct vireo_error *er
 void model_destroy(struct model **m);
 
 // Bytes of the weights of a model whose layers are streamed: resident ones and the layer windows (a CPU has one). For plans.
-uint64_t model_streamed_bytes(const struct model *m, bool bf16, bool cpu);
-// How the activations of such a model are stored: as its weights are; bf16 activations need rows of even width (two share
+uint64_t model_streamed_bytes(const struct model *m, bool halves, bool cpu);
+// How the activations of such a model are stored: as its weights are; 16-bit activations need rows of even width (two share
 // a word), and models that have odd ones keep theirs in f32.
 enum dtype model_activations(const struct model_config *c, enum dtype weights);
 // Number of values in all weights; a tied embedding counts once.

@@ -206,8 +206,7 @@ static bool configure(struct model_config *out, const json_t *config, struct vir
         !read_token(config, "vision_start_token_id", 151652, &c.vision_start_token_id, err) ||
         !read_token(config, "vision_end_token_id", 151653, &c.vision_end_token_id, err))
         return false;
-    // fp16 files are widened: every fp16 value is exact in fp32, not in bf16.
-    c.stored = type == 1 ? DTYPE_BF16 : DTYPE_F32;
+    c.stored = type == 1 ? DTYPE_BF16 : type == 2 ? DTYPE_F16 : DTYPE_F32;
     *out = c;
     return true;
 }

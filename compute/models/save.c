@@ -11,7 +11,7 @@
 
 static enum safetensors_dtype file_type(enum dtype t)
 {
-    return t == DTYPE_BF16 ? SAFETENSORS_BF16 : SAFETENSORS_F32;
+    return t == DTYPE_BF16 ? SAFETENSORS_BF16 : t == DTYPE_F16 ? SAFETENSORS_F16 : SAFETENSORS_F32;
 }
 
 bool model_save_weights(const struct model *m, enum dtype type, struct byte_sink sink, struct vireo_error *err)

@@ -68,18 +68,18 @@ static uint64_t layer_bytes(const struct model *m, bool vision, uint32_t l)
     return bytes;
 }
 
-uint64_t model_streamed_bytes(const struct model *m, bool bf16, bool cpu)
+uint64_t model_streamed_bytes(const struct model *m, bool halves, bool cpu)
 {
     uint64_t bytes = 0, most = 0;
     for (size_t i = 0; i < m->weight_count; i++)
         if (!stream_holds(m, m->weights[i]))
-            bytes += tensor_count(m->weights[i]->value) * (bf16 ? 2 : 4);
+            bytes += tensor_count(m->weights[i]->value) * (halves ? 2 : 4);
     for (uint32_t l = 0; l < m->config.text.num_hidden_layers + m->config.vision.depth; l++) {
         const bool vision = l >= m->config.text.num_hidden_layers;
         struct weight *list[LAYER_WEIGHTS];
         uint64_t layer = 0;
         for (uint32_t n = weights_of(m, vision, vision ? l - m->config.text.num_hidden_layers : l, list); n-- > 0;)
-            layer += tensor_count(list[n]->value) * (bf16 ? 2 : 4);
+            layer += tensor_count(list[n]->value) * (halves ? 2 : 4);
         most = VIREO_MAX(most, layer);
     }
     return bytes + (cpu ? 1 : 2) * most;

@@ -1,6 +1,7 @@
 #include "compute/nn/nn.h"
 
 #include "compute/base/check.h"
+#include "compute/nn/dispatch.h"
 #include "shaders/args/attention.h"
 
 #include <stdio.h>
@@ -39,9 +40,9 @@ struct operands {
     const struct nn_kv *kv; // NULL: k and v are columns of qkv
 };
 
-static bool is_bf16(struct tensor x)
+static uint32_t type_of(struct tensor x)
 {
-    return x.span.address && x.dtype == DTYPE_BF16;
+    return x.span.address ? nn_storage(x.dtype) : 0;
 }
 
 // Loads of 64 bits fit every row of every head.
@@ -84,8 +85,8 @@ static struct choice choose_tile(const struct attention_step *s, const struct op
         .forward = KERNEL_ATTENTION_TILE_FWD,
         .by_query = KERNEL_ATTENTION_TILE_BWD_QUERY,
         .by_key = KERNEL_ATTENTION_TILE_BWD_KEY,
-        .constants = {D, aligned, x->kv && x->kv->pages.span.address, is_bf16(x->qkv), is_bf16(x->k), is_bf16(x->out),
-                      is_bf16(x->go), is_bf16(x->gqkv)},
+        .constants = {D, aligned, x->kv && x->kv->pages.span.address, type_of(x->qkv), type_of(x->k), type_of(x->out),
+                      type_of(x->go), type_of(x->gqkv)},
         .pairs = ATTENTION_TILE_PAIRS,
         .grad_pairs = ATTENTION_TILE_BACK,
         .grad_keys = ATTENTION_TILE_BACK,
@@ -117,8 +118,8 @@ static struct choice choose(struct gpu_device *dev, const struct attention_step 
         .forward = wide ? KERNEL_ATTENTION_FWD_WIDE : KERNEL_ATTENTION_FWD,
         .by_query = wide ? KERNEL_ATTENTION_BWD_QUERY_WIDE : KERNEL_ATTENTION_BWD_QUERY,
         .by_key = wide ? KERNEL_ATTENTION_BWD_KEY_WIDE : KERNEL_ATTENTION_BWD_KEY,
-        .constants = {D, items, x->kv && x->kv->pages.span.address, is_bf16(x->qkv), is_bf16(x->k), is_bf16(x->out),
-                      is_bf16(x->go), is_bf16(x->gqkv)},
+        .constants = {D, items, x->kv && x->kv->pages.span.address, type_of(x->qkv), type_of(x->k), type_of(x->out),
+                      type_of(x->go), type_of(x->gqkv)},
         .pairs = items * lanes,
         .grad_pairs = items * lanes,
         .grad_keys = items * lanes,
@@ -261,10 +262,11 @@ static void backward(struct tape *t, const void *data)
     gpu_dispatch(tape_device(t), choice.by_key, &d);
 }
 
-// In a type the kernels read and write; two bf16 share a word.
+// In a type the kernels read and write; two halves share a word.
 static bool is_stored(struct tensor x, uint32_t head_dim)
 {
-    return x.dtype == DTYPE_F32 || (x.dtype == DTYPE_BF16 && head_dim % 2 == 0 && x.stride % 2 == 0);
+    return x.dtype == DTYPE_F32 ||
+           ((x.dtype == DTYPE_BF16 || x.dtype == DTYPE_F16) && head_dim % 2 == 0 && x.stride % 2 == 0);
 }
 
 struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_heads *h, const struct nn_spans *spans,
@@ -295,7 +297,7 @@ struct tensor nn_attention(struct tape *t, struct tensor qkv, const struct nn_he
     vireo_assert(k.dtype == v.dtype);
     if (!is_stored(qkv, h->head_dim) || !is_stored(k, h->head_dim)) {
         tape_fail(t, VIREO_UNSUPPORTED,
-                  "attention over %s with keys in %s, head_dim %u: built are f32 and, for an even head_dim, bf16",
+                  "attention over %s with keys in %s, head_dim %u: built are f32 and, for an even head_dim, bf16 and f16",
                   dtype_name(qkv.dtype), dtype_name(k.dtype), h->head_dim);
         return s.out;
     }

@@ -55,7 +55,7 @@ static inline uint32_t nn_storage(enum dtype type)
 // 64-bit accesses fit (lib/quads.glsl): x starts at 8 bytes, its rows hold and begin at multiples of four elements.
 static inline bool nn_is_wide(struct tensor x)
 {
-    return x.dtype != DTYPE_F16 && x.span.address % 8 == 0 && x.stride % 4 == 0 && tensor_columns(x) % 4 == 0;
+    return x.span.address % 8 == 0 && x.stride % 4 == 0 && tensor_columns(x) % 4 == 0;
 }
 
 // The wide variant of a row operator suits the device: CPU drivers, where accesses are what is paid for. Elsewhere half

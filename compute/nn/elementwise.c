@@ -110,7 +110,7 @@ void nn_fill(struct tape *t, struct tensor x, float value)
 {
     if (tape_failed(t))
         return;
-    vireo_assert((x.dtype == DTYPE_F32 || (x.dtype == DTYPE_BF16 && value == 0)) && tensor_is_contiguous(x));
+    vireo_assert((x.dtype == DTYPE_F32 || (dtype_bytes(x.dtype) == 2 && value == 0)) && tensor_is_contiguous(x));
     uint32_t word;
     memcpy(&word, &value, sizeof word);
     if (tensor_count(x))

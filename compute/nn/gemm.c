@@ -24,19 +24,13 @@ static const struct {
     {                                                                                                                 \
         {FAMILY(kind##_F32_F32), FAMILY(kind##_F32_BF16)}, {FAMILY(kind##_BF16_F32), FAMILY(kind##_BF16_BF16)},       \
     }
-// By type of A, then of B: f32, bf16.
+// By A, then by B: f32, 16 bits (bf16 in the names; a constant makes them fp16).
 static const enum gpu_kernel simd_kernels[3][2][2][TILES] = {
     [NN_NT] = PRODUCT(NT), [NN_NN] = PRODUCT(NN), [NN_TN] = PRODUCT(TN)};
 
 static bool is_float(struct tensor x)
 {
-    return x.dtype == DTYPE_F32 || x.dtype == DTYPE_BF16;
-}
-
-// fp16 operands come in pairs.
-static bool are_operands(struct tensor a, struct tensor b)
-{
-    return (is_float(a) && is_float(b)) || (a.dtype == DTYPE_F16 && b.dtype == DTYPE_F16);
+    return x.dtype == DTYPE_F32 || x.dtype == DTYPE_BF16 || x.dtype == DTYPE_F16;
 }
 
 // Kernels count elements in 32 bits from the operand's start.
@@ -75,15 +69,15 @@ static int choose_rows(const char *forced, uint32_t m)
 
 // Layout and sizes choose among kernels of equal bits; that is all they may do.
 static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b,
-                                 struct tensor c)
+                                 struct tensor c, struct gemm_types types)
 {
     struct gemm_choice out;
-    if (gemm_choose_gpu(dev, kind, a, b, c, &out))
+    if (gemm_choose_gpu(dev, kind, a, b, c, types, &out))
         return out;
     const uint32_t m = tensor_rows(c), lanes = gpu_device_caps(dev)->subgroup_size;
     const char *forced = getenv("VIREO_GEMM"); // for tests: "any", the general kernels only; "simd-0" ..., one of the tiles
-    out = (struct gemm_choice){.constants = {c.dtype == DTYPE_BF16}, .constant_count = 1};
-    const enum gpu_kernel *list = simd_kernels[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    out = (struct gemm_choice){.constants = {types.c, types.halves}, .constant_count = 2};
+    const enum gpu_kernel *list = simd_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32];
     int tile = ANY;
     if (!(forced && strcmp(forced, "any") == 0) && is_wide(a, kind != NN_TN) && is_wide(b, kind == NN_NT) &&
         gpu_kernel_runs(dev, list[TALL]))
@@ -99,12 +93,12 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
 {
     const uint32_t m = tensor_rows(c), n = tensor_columns(c);
     const uint32_t k = kind == NN_TN ? tensor_rows(a) : tensor_columns(a);
-    vireo_assert(are_operands(a, b) && is_float(c) && (beta == 0 || beta == 1));
+    vireo_assert(is_float(a) && is_float(b) && is_float(c) && (beta == 0 || beta == 1));
     vireo_assert((kind == NN_TN ? tensor_columns(a) : tensor_rows(a)) == m);
     vireo_assert((kind == NN_NT ? tensor_rows(b) : tensor_columns(b)) == n);
     vireo_assert((kind == NN_NT ? tensor_columns(b) : tensor_rows(b)) == k);
     vireo_assert(is_addressable(a) && is_addressable(b) && is_addressable(c));
-    // Two bf16 of a row share a word that one lane writes.
+    // Two halves of a row share a word that one lane writes.
     vireo_assert(c.dtype == DTYPE_F32 || (c.span.address % 4 == 0 && (c.stride % 2 == 0 || m == 1)));
     if (bias.span.address)
         vireo_assert(is_float(bias) && tensor_count(bias) == n);
@@ -124,10 +118,10 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
     args.b_stride = b.stride;
     args.c_stride = c.stride;
     args.residual_stride = residual.stride;
-    args.flags = (beta ? GEMM_BETA : 0) | (bias.dtype == DTYPE_BF16 ? GEMM_BIAS_BF16 : 0) |
-                 (residual.dtype == DTYPE_BF16 ? GEMM_RESIDUAL_BF16 : 0);
+    args.flags = (beta ? GEMM_BETA : 0) | (bias.dtype != DTYPE_F32 ? GEMM_BIAS_HALF : 0) |
+                 (residual.dtype != DTYPE_F32 ? GEMM_RESIDUAL_HALF : 0);
 
-    const struct gemm_choice v = choose(dev, kind, a, b, c);
+    const struct gemm_choice v = choose(dev, kind, a, b, c, gemm_types_of(a, b, c, bias, residual));
     const uint64_t down = ((uint64_t)m + v.rows - 1) / v.rows, across = ((uint64_t)n + v.columns - 1) / v.columns;
     args.flags |= v.flags;
     const struct gpu_use uses[] = {
@@ -193,7 +187,7 @@ static void sum_blocks(struct tape *t, struct tensor x, struct tensor sums, bool
     };
     const bool wide =
         nn_takes_wide(t, KERNEL_COLUMN_SUM_WIDE) && nn_is_wide(x) && sums.span.address % 8 == 0;
-    const uint32_t width = gpu_device_caps(dev)->subgroup_size, type = x.dtype == DTYPE_BF16;
+    const uint32_t width = gpu_device_caps(dev)->subgroup_size, type = nn_storage(x.dtype);
     const uint64_t blocks = rows ? (rows + SUM_BLOCK - 1) / SUM_BLOCK : 1, across = nn_ceil(columns, (wide ? 4 : 1) * width);
     const struct gpu_use uses[] = {
         tensor_use(x, GPU_READ),

@@ -7,15 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-// By type of A, then of B: f32, bf16; fp16 goes with fp16 only.
+// By A, then by B: f32, 16 bits (bf16 in the names; a constant makes them fp16).
 #define TILES(kind)                                                                                                   \
     {                                                                                                                 \
         {KERNEL_GEMM_TILE_##kind##_F32_F32, KERNEL_GEMM_TILE_##kind##_F32_BF16},                                      \
         {KERNEL_GEMM_TILE_##kind##_BF16_F32, KERNEL_GEMM_TILE_##kind##_BF16_BF16},                                    \
     }
 static const enum gpu_kernel tile_kernels[3][2][2] = {[NN_NT] = TILES(NT), [NN_NN] = TILES(NN), [NN_TN] = TILES(TN)};
-static const enum gpu_kernel tile_f16[3] = {
-    [NN_NT] = KERNEL_GEMM_TILE_NT_F16_F16, [NN_NN] = KERNEL_GEMM_TILE_NN_F16_F16, [NN_TN] = KERNEL_GEMM_TILE_TN_F16_F16};
 static const enum gpu_kernel coopmat_kernels[3][2] = {
     // fp16, bf16
     [NN_NT] = {KERNEL_GEMM_COOPMAT_NT_F16, KERNEL_GEMM_COOPMAT_NT_BF16},
@@ -69,10 +67,10 @@ static uint32_t depth(enum nn_product kind, struct tensor a)
 }
 
 static void take_tile(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
-                      const char *forced, struct gemm_choice *out)
+                      struct gemm_types types, const char *forced, struct gemm_choice *out)
 {
     const bool aligned = gemm_load_fits(a, 4, kind != NN_TN) && gemm_load_fits(b, 4, kind == NN_NT);
-    out->kernel = a.dtype == DTYPE_F16 ? tile_f16[kind] : tile_kernels[kind][a.dtype == DTYPE_BF16][b.dtype == DTYPE_BF16];
+    out->kernel = tile_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32];
     out->tiles = GEMM_TILES;
     out->tile = number_of(dev, out->kernel, forced_number(forced, "tile-", GEMM_TILES), c, depth(kind, a), GEMM_TILES,
                           is_tile_busy);
@@ -80,11 +78,11 @@ static void take_tile(struct gpu_device *dev, enum nn_product kind, struct tenso
     out->rows = t->rows;
     out->columns = t->columns;
     out->constant_count = GEMM_TILE_CONSTANTS;
-    gemm_tile_constants(t, c.dtype == DTYPE_BF16, aligned, out->constants);
+    gemm_tile_constants(t, types, aligned, out->constants);
 }
 
 static void take_coopmat(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
-                         const char *forced, struct gemm_choice *out)
+                         struct gemm_types types, const char *forced, struct gemm_choice *out)
 {
     const struct gpu_caps *caps = gpu_device_caps(dev);
     const bool bf16 = a.dtype == DTYPE_BF16;
@@ -101,25 +99,25 @@ static void take_coopmat(struct gpu_device *dev, enum nn_product kind, struct te
     out->rows = t->rows;
     out->columns = t->columns;
     out->constant_count = GEMM_COOPMAT_CONSTANTS;
-    gemm_coopmat_constants(t, c.dtype == DTYPE_BF16, load, caps->subgroup_size, bf16 ? caps->matrix_bf16 : caps->matrix_f16,
+    gemm_coopmat_constants(t, types, load, caps->subgroup_size, bf16 ? caps->matrix_bf16 : caps->matrix_f16,
                            out->constants);
 }
 
 bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
-                     struct gemm_choice *out)
+                     struct gemm_types types, struct gemm_choice *out)
 {
     const char *forced = getenv("VIREO_GEMM");
     const bool free_choice = !forced || !forced[0];
     const bool half = a.dtype == b.dtype && (a.dtype == DTYPE_F16 || a.dtype == DTYPE_BF16);
-    const bool f16 = a.dtype == DTYPE_F16, gpu = gpu_device_caps(dev)->type != GPU_CPU;
+    const bool gpu = gpu_device_caps(dev)->type != GPU_CPU;
     const bool coopmat = half && (free_choice ? gpu : strncmp(forced, "coopmat", 7) == 0) &&
                          gpu_kernel_runs(dev, coopmat_kernels[kind][a.dtype == DTYPE_BF16]);
-    if (!coopmat && !f16 && !(free_choice ? gpu : strncmp(forced, "tile", 4) == 0 || (gpu && forced[0] == 'c')))
+    if (!coopmat && !(free_choice ? gpu : strncmp(forced, "tile", 4) == 0 || (gpu && forced[0] == 'c')))
         return false;
     *out = (struct gemm_choice){.flags = c.dtype == DTYPE_F32 && gemm_load_fits(c, 4, false) ? GEMM_C_QUADS : 0};
     if (coopmat)
-        take_coopmat(dev, kind, a, b, c, forced, out);
+        take_coopmat(dev, kind, a, b, c, types, forced, out);
     else
-        take_tile(dev, kind, a, b, c, forced, out);
+        take_tile(dev, kind, a, b, c, types, forced, out);
     return true;
 }

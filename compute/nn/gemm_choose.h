@@ -4,13 +4,13 @@
 // M, N, K or the layout: each family has its own order of sums ("simd" and "tile" share one), and a row must have the same
 // bits in every batch. Within a family, size and layout choose among kernels of equal bits.
 //   "coopmat"  fp16 x fp16 or bf16 x bf16, where the device has matrix units for that type with f32 sums.
-//   "tile"     everything else on GPUs, fp16 on every device.
+//   "tile"     everything else on GPUs.
 //   "simd"     everything else on CPU drivers: gemm.c.
 #ifndef VIREO_NN_GEMM_CHOOSE_H
 #define VIREO_NN_GEMM_CHOOSE_H
 
+#include "compute/nn/dispatch.h"
 #include "compute/nn/gemm_tile.h"
-#include "compute/nn/nn.h"
 
 // A kernel ready to be dispatched: its specialisation constants from 1 on, the part of C a workgroup computes, and the
 // flags that gemm_args gets beside those of the call.
@@ -35,6 +35,22 @@ static inline uint32_t gemm_shape_class(uint32_t m, uint32_t n, uint32_t k)
     return (i * GEMM_CLASSES_N + j) * GEMM_CLASSES_K + (k > gemm_class_k[0]);
 }
 
+// The types of a product. The 16-bit ones of A, B, bias and residual (address 0: absent) are all bf16 or all fp16.
+static inline struct gemm_types gemm_types_of(struct tensor a, struct tensor b, struct tensor c, struct tensor bias,
+                                              struct tensor residual)
+{
+    const struct tensor all[] = {a, b, bias, residual};
+    struct gemm_types types = {.c = nn_storage(c.dtype)};
+    for (size_t i = 0; i < VIREO_COUNT(all); i++)
+        if (all[i].span.address && all[i].dtype != DTYPE_F32) {
+            vireo_assert(types.halves == 0 || types.halves == nn_storage(all[i].dtype));
+            types.halves = nn_storage(all[i].dtype);
+        }
+    if (types.halves == 0)
+        types.halves = nn_storage(DTYPE_BF16); // nothing asks: one variant for all
+    return types;
+}
+
 // The choice among the families for GPUs; false: the product belongs to "simd". VIREO_GEMM, for tests and measurements:
 // "simd" or "any" that family, "tile" and "coopmat" (where the device and the types allow it) the others, "tile-0" ...,
 // "coopmat-0" ... their tile of this number.
@@ -42,7 +58,7 @@ static inline uint32_t gemm_shape_class(uint32_t m, uint32_t n, uint32_t k)
 // by a formula. The measured table is asked once the family and its kernel are settled: it can choose a tile, never an order
 // of sums.
 bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
-                     struct gemm_choice *out);
+                     struct gemm_types types, struct gemm_choice *out);
 
 // Loads of so many values fit x: start, stride and, where loads may touch the last column, the width are multiples of them,
 // and the rows of a tile, at most 128 of 4 bytes a value, lie within 4 GiB: a lane's offset has 32 bits.

@@ -22,17 +22,25 @@ static const struct gemm_tile gemm_tiles[] = {
 };
 enum { GEMM_TILES = sizeof gemm_tiles / sizeof gemm_tiles[0] };
 
-// Specialisation constants 1 to 7 of the kernel.
-enum { GEMM_TILE_CONSTANTS = 7 };
-static inline void gemm_tile_constants(const struct gemm_tile *t, bool c_bf16, bool aligned, uint32_t out[GEMM_TILE_CONSTANTS])
+// Of a product, as kernels number storage types (lib/types.glsl): `c` 0 f32, 1 bf16, 2 fp16; `halves` 1 or 2, of those of A, B,
+// bias and residual that have 16 bits.
+struct gemm_types {
+    uint32_t c, halves;
+};
+
+// Specialisation constants 1 to 8 of the kernel.
+enum { GEMM_TILE_CONSTANTS = 8 };
+static inline void gemm_tile_constants(const struct gemm_tile *t, struct gemm_types types, bool aligned,
+                                       uint32_t out[GEMM_TILE_CONSTANTS])
 {
-    out[0] = c_bf16;
+    out[0] = types.c;
     out[1] = t->invocations;
     out[2] = t->rows;
     out[3] = t->columns;
     out[4] = t->lane_rows;
     out[5] = t->lane_columns;
     out[6] = aligned;
+    out[7] = types.halves;
 }
 
 // "coopmat": rows and columns of a workgroup's part of C and of a subgroup's, multiples of 16; a workgroup has a subgroup
@@ -50,12 +58,12 @@ enum { GEMM_COOPMATS = sizeof gemm_coopmats / sizeof gemm_coopmats[0] };
 // k of a tile: with fewer, both operands are read value by value.
 enum { GEMM_COOPMAT_STEP = 32 };
 
-// Specialisation constants 1 to 10 of the kernel. `load`: values of a load, 8, 4 or 1; `matrix`: M, N, K of the device's.
-enum { GEMM_COOPMAT_CONSTANTS = 10 };
-static inline void gemm_coopmat_constants(const struct gemm_coopmat *t, bool c_bf16, uint32_t load, uint32_t subgroup,
-                                          const uint8_t matrix[3], uint32_t out[GEMM_COOPMAT_CONSTANTS])
+// Specialisation constants 1 to 11 of the kernel. `load`: values of a load, 8, 4 or 1; `matrix`: M, N, K of the device's.
+enum { GEMM_COOPMAT_CONSTANTS = 11 };
+static inline void gemm_coopmat_constants(const struct gemm_coopmat *t, struct gemm_types types, uint32_t load,
+                                          uint32_t subgroup, const uint8_t matrix[3], uint32_t out[GEMM_COOPMAT_CONSTANTS])
 {
-    out[0] = c_bf16;
+    out[0] = types.c;
     out[1] = t->rows / t->subgroup_rows * (t->columns / t->subgroup_columns) * subgroup;
     out[2] = t->rows;
     out[3] = t->columns;
@@ -64,6 +72,7 @@ static inline void gemm_coopmat_constants(const struct gemm_coopmat *t, bool c_b
     out[6] = load;
     for (int i = 0; i < 3; i++)
         out[7 + i] = matrix[i];
+    out[10] = types.halves;
 }
 
 #endif

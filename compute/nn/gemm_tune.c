@@ -99,12 +99,15 @@ static bool measure(struct bench *b, enum nn_product kind, const enum dtype type
     const struct tensor abc[3] = {matrix(b->a, types[0], tn ? k : m, tn ? m : k),
                                   matrix(b->b, types[1], nt ? n : k, nt ? k : n), matrix(b->c, DTYPE_F32, m, n)};
     const uint32_t shape_class = gemm_shape_class(m, n, k);
+    const struct gemm_types storage = gemm_types_of(abc[0], abc[1], abc[2], (struct tensor){0}, (struct tensor){0});
     struct gemm_choice formula, winner;
-    if (!gemm_choose_gpu(b->dev, kind, abc[0], abc[1], abc[2], &formula))
+    if (!gemm_choose_gpu(b->dev, kind, abc[0], abc[1], abc[2], storage, &formula))
         return true; // of a CPU driver's family
+    if (types[0] == DTYPE_F16 && formula.constant_count == GEMM_TILE_CONSTANTS)
+        return true; // the kernels of bf16
     const struct gpu_tune_entry before = gpu_tune_entry(b->dev, formula.kernel, shape_class);
     gpu_tune_set(b->dev, formula.kernel, shape_class, (struct gpu_tune_entry){0});
-    gemm_choose_gpu(b->dev, kind, abc[0], abc[1], abc[2], &formula);
+    gemm_choose_gpu(b->dev, kind, abc[0], abc[1], abc[2], storage, &formula);
 
     double best[GPU_TUNE_MOST_CHOICES];
     for (int i = 0; i < GPU_TUNE_MOST_CHOICES; i++)
@@ -121,7 +124,7 @@ static bool measure(struct bench *b, enum nn_product kind, const enum dtype type
     gpu_tune_set(b->dev, formula.kernel, shape_class,
                  (struct gpu_tune_entry){(uint8_t)tile, (uint8_t)formula.tiles, (float)best[tile]});
     b->measured++;
-    gemm_choose_gpu(b->dev, kind, abc[0], abc[1], abc[2], &winner);
+    gemm_choose_gpu(b->dev, kind, abc[0], abc[1], abc[2], storage, &winner);
     if (b->p->row)
         b->p->row(b->p->context, &(struct gemm_tune_row){.kernel = gpu_kernel_name(formula.kernel),
                                                          .kind = kind,

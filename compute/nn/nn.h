@@ -1,7 +1,8 @@
 // All ops: shapes in, shapes out, formula, source.
 //
 // Letters: N packed tokens, M selected rows, C width, A query heads, K key/value heads, D head size, I intermediate,
-// V vocabulary. Weights are f32 or bf16. Results are stored in the tape's activation type (f32 or bf16, to nearest even)
+// V vocabulary. Weights are f32, bf16 or f16. Results are stored in the tape's activation type (the same three, to nearest
+// even, in f16 infinity beyond 65504: what is out of range shows, it is not clipped)
 // unless an op says f32: the residual stream, logits, log-probs and statistics. Gradients of results have their type, those
 // of weights are f32. All is computed in f32, every sum in a fixed order that depends on the summed axis alone, never on N
 // or M or on what shares the batch: an output row has the same bits in a rollout step, a
@@ -30,10 +31,11 @@ enum nn_product {
     NN_NN, // C [M, N] = A [M, K] B [K, N]
     NN_TN, // C [M, N] = A [K, M]^T B [K, N]
 };
-// Each operand f32 or bf16, or both fp16; C f32 or bf16; strides honoured. `bias` [N] and `residual` [M, N] may have address 0.
+// Each f32, bf16 or f16, but of A, B, bias and residual none bf16 beside one in f16; strides honoured. `bias` [N] and
+// `residual` [M, N] may have address 0.
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
              struct tensor bias, struct tensor residual);
-// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks. x f32 or bf16, out f32.
+// out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks. x of any float type, out f32.
 void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate);
 
 // ---- elementwise.c -------------------------------------------------------------------------------------------------
@@ -41,7 +43,7 @@ void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accu
 struct tensor nn_add(struct tape *t, struct tensor a, struct tensor b);
 // a += b (no gradient): equal shapes, or equal counts of contiguous tensors.
 void nn_add_into(struct tape *t, struct tensor a, struct tensor b);
-// x = value: f32 or, with value 0, bf16; contiguous. The last word of a bf16 tensor of odd count is x's own.
+// x = value: f32 or, with value 0, bf16 or f16; contiguous. The last word of a 16-bit tensor of odd count is x's own.
 void nn_fill(struct tape *t, struct tensor x, float value);
 // to = from, converting between f32, bf16 and f16 (round to nearest even); equal shapes or counts. Rows of a 16-bit `to`
 // start at whole words.
@@ -80,7 +82,7 @@ void nn_rope_table(float theta, uint32_t dim, uint32_t frequencies, uint32_t pos
 // has a list of the pages its keys lie in, in order. Sequences may name the same page: whoever shares a page at the same
 // place of its list shares the loads too.
 struct nn_kv {
-    struct tensor k, v;  // f32 or bf16
+    struct tensor k, v;  // f32, bf16 or f16
     struct tensor slot;  // u32 [N]; 0xffffffff: not stored
     struct tensor pages; // u32, any shape: the page lists of all sequences of the batch, one after the other; address 0:
                          // keys lie in runs
@@ -185,12 +187,13 @@ struct tensor nn_sample_probabilities(struct tape *t, struct tensor logits, stru
 // ---- policy.c ------------------------------------------------------------------------------------------------------
 struct nn_policy_params {
     float epsilon_low, epsilon_high, beta;
+    float loss_scale; // factor of the gradient, not of the loss (nn_update_params); 0 is 1
 };
 // One row a token (TRL 1.x): d = logprob - old, w = exp(d), l = -min(w A, clip(w, 1-eps_low, 1+eps_high) A) + beta kl,
 // kl = exp(ref - logprob) - (ref - logprob) - 1. `weight` [M] holds mask x normaliser of the loss type.
 struct nn_policy {
     struct tensor loss;  // f32 [M]: l * weight
-    struct tensor grad;  // f32 [M]: d(sum loss)/d(logprob), to seed tape_backward
+    struct tensor grad;  // f32 [M]: d(sum loss)/d(logprob) * loss_scale, to seed tape_backward
     struct tensor kl;    // f32 [M], 0 without ref
     struct tensor ratio; // f32 [M]: w
 };
@@ -199,7 +202,8 @@ struct nn_policy nn_policy_loss(struct tape *t, struct tensor logprob, struct te
                                 struct tensor advantage, struct tensor weight, const struct nn_policy_params *p);
 
 // ---- update.c ------------------------------------------------------------------------------------------------------
-// One trained tensor (flat). master, grad, m, v f32; copy: bf16 tensor written after the update, or address 0.
+// One trained tensor (flat). master, grad, m, v f32; copy: bf16 or f16 tensor (one type in a list) written after the
+// update, or address 0.
 struct nn_update_item {
     struct tensor master, grad, m, v, copy;
     bool decay; // weight decay applies: tensors of two or more dimensions
@@ -232,8 +236,9 @@ uint64_t nn_update_place(const struct nn_update *u, size_t item, uint32_t part, 
 struct nn_update_params {
     float lr, beta1, beta2, eps, weight_decay, max_grad_norm; // max_grad_norm 0: no clipping
     uint32_t step;                                            // from 1, for the bias correction
+    float loss_scale; // the gradients hold this much times themselves (f16 activations); a power of two; 0 is 1
 };
-// norm = sqrt(sum g^2) by a fixed two-level sum; scale = min(1, max_norm / (norm + 1e-6)); AdamW (decoupled decay;
+// norm = sqrt(sum g^2) / loss_scale by a fixed two-level sum; scale = min(1, max_norm / (norm + 1e-6)); AdamW (decoupled decay;
 // specs section 13) as one multi-tensor dispatch (a window: one each) that reads the scale on the device. When the
 // norm is not finite nothing is written. *norm (may be NULL) is read back: it is NaN or infinite exactly when the
 // step was skipped.

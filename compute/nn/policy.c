@@ -33,6 +33,7 @@ struct nn_policy nn_policy_loss(struct tape *t, struct tensor logprob, struct te
         .low = (float)(1.0 - (double)p->epsilon_low),
         .high = (float)(1.0 + (double)p->epsilon_high),
         .beta = p->beta,
+        .loss_scale = p->loss_scale > 0 ? p->loss_scale : 1,
     };
     const struct gpu_use uses[] = {
         tensor_use(logprob, GPU_READ),   tensor_use(old, GPU_READ),    tensor_use(ref, GPU_READ),

@@ -111,7 +111,7 @@ static bool shapes_fit(struct tape *t, struct tensor qkv, const struct nn_heads 
                   dtype_name(qkv.dtype));
         return false;
     }
-    vireo_assert(qkv.dtype == DTYPE_F32 || (qkv.dtype == DTYPE_BF16 && qkv.stride % 2 == 0));
+    vireo_assert(qkv.dtype == DTYPE_F32 || (dtype_bytes(qkv.dtype) == 2 && qkv.stride % 2 == 0));
     vireo_assert(tensor_columns(qkv) == (h->heads + 2 * h->kv_heads) * h->head_dim);
     vireo_assert(rope->frequencies >= (rope->restart ? widest : half));
     vireo_assert(rope->table.dtype == DTYPE_F32 && rope->table.stride == 2 * rope->frequencies);
@@ -129,7 +129,7 @@ struct tensor nn_rope_store(struct tape *t, struct tensor qkv, const struct nn_h
     if (kv) {
         uint32_t width = h->kv_heads * h->head_dim;
         const enum dtype type = kv->k.dtype;
-        if ((type != DTYPE_F32 && type != DTYPE_BF16) || kv->v.dtype != type ||
+        if ((type != DTYPE_F32 && dtype_bytes(type) != 2) || kv->v.dtype != type ||
             (type != DTYPE_F32 && h->head_dim % 4 != 0)) {
             tape_fail(t, VIREO_UNSUPPORTED, "a key/value pool in %s for head_dim %u is not built", dtype_name(type),
                       h->head_dim);

@@ -66,8 +66,9 @@ struct tape *tape_create(struct gpu_device *dev, const struct tape_params *p, st
     t->reuse = p->reuse;
     t->checkpoint = p->checkpoint;
     arena_init(&t->host, 0);
-    if (p->activations != DTYPE_F32 && p->activations != DTYPE_BF16)
-        tape_fail(t, VIREO_UNSUPPORTED, "activations in %s are not built; built: f32, bf16", dtype_name(p->activations));
+    if (p->activations != DTYPE_F32 && dtype_bytes(p->activations) != 2)
+        tape_fail(t, VIREO_UNSUPPORTED, "activations in %s are not built; built: f32, bf16, f16",
+                  dtype_name(p->activations));
     return t;
 }
 

@@ -22,7 +22,7 @@ struct tape;
 struct tape_params {
     struct gpu_arena *arena, *upload;
     bool grad;              // false: inference; nothing is kept
-    enum dtype activations; // DTYPE_F32 or DTYPE_BF16: how ops store their results (nn.h); f16 is refused
+    enum dtype activations; // DTYPE_F32, DTYPE_BF16 or DTYPE_F16: how ops store their results (nn.h)
     bool reuse;             // memory is given back early: only results and what tape_pin holds may be read after a walk
     bool checkpoint;        // parts are forgotten and computed again in the backward walk
 };
@@ -36,7 +36,7 @@ bool tape_finish(struct tape **t, struct vireo_error *err);
 struct gpu_device *tape_device(struct tape *t);
 // False: nothing is recorded for a backward pass.
 bool tape_takes_gradients(const struct tape *t);
-// How ops store their results: f32 or bf16.
+// How ops store their results: f32, bf16 or f16.
 enum dtype tape_activations(const struct tape *t);
 // What a backward pass will read is wanted: with gradients, or while the tape keeps (kept.h).
 bool tape_saves(const struct tape *t);
@@ -54,7 +54,7 @@ void tape_fail(struct tape *t, enum vireo_code code, const char *fmt, ...) VIREO
 
 // A fresh activation [rows, columns] (f32 unless said). `grad`: it can take a gradient (when the tape takes them).
 struct tensor tape_new(struct tape *t, enum dtype type, uint32_t rows, uint32_t columns, bool grad);
-// One of the tape's activation type. Two bf16 share a word, so rows of an odd width are refused there.
+// One of the tape's activation type. Two halves share a word, so rows of an odd width are refused there.
 struct tensor tape_activation(struct tape *t, uint32_t rows, uint32_t columns, bool grad);
 // x stays readable until the arena is rewound, also where the tape reuses memory: for what the caller reads afterwards.
 void tape_pin(struct tape *t, struct tensor x);

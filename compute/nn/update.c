@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 // Elements a group works on: enough groups for small models on many cores, few partial norms for large ones. Even, so
-// that a chunk of a bf16 copy begins at a whole word.
+// that a chunk of a 16-bit copy begins at a whole word.
 enum { UPDATE_CHUNK = 32768 };
 _Static_assert(UPDATE_CHUNK % 2 == 0, "a chunk of halves begins at a word");
 _Static_assert(sizeof(struct update_chunk) == 48, "as shaders lay it out");
@@ -51,6 +51,7 @@ struct nn_update {
     struct ranges grad, master, moments[2], copy;
     uint32_t chunk_count;
     uint64_t elements;
+    enum dtype copy_type; // of all copies
 };
 
 static int by_address(const void *a, const void *b)
@@ -123,7 +124,7 @@ static bool item_is_sane(const struct nn_update_item *x, bool stored)
         if ((all[i].span.address != 0) != there[i] || all[i].dtype != DTYPE_F32 || tensor_count(all[i]) != count ||
             !tensor_is_contiguous(all[i]))
             return false;
-    return !x->copy.span.address || (x->copy.dtype == DTYPE_BF16 && tensor_count(x->copy) == count &&
+    return !x->copy.span.address || (dtype_bytes(x->copy.dtype) == 2 && tensor_count(x->copy) == count &&
                                      tensor_is_contiguous(x->copy) && x->copy.span.address % 4 == 0);
 }
 
@@ -254,6 +255,10 @@ struct nn_update *nn_update_create_stored(struct gpu_device *dev, struct gpu_are
     u->store = *store;
     for (size_t i = 0; i < count; i++) {
         vireo_assert(item_is_sane(&items[i], store->read != NULL));
+        if (items[i].copy.span.address) {
+            vireo_assert(u->copy_type == DTYPE_F32 || u->copy_type == items[i].copy.dtype);
+            u->copy_type = items[i].copy.dtype;
+        }
         u->elements += tensor_count(items[i].master);
         u->chunk_count += (uint32_t)nn_ceil(tensor_count(items[i].master), UPDATE_CHUNK);
     }
@@ -319,13 +324,14 @@ void nn_update_zero_grad(struct tape *t, struct nn_update *u)
     squares(t, u, true);
 }
 
-static void fold_norm(struct tape *t, struct nn_update *u, float max_norm)
+static void fold_norm(struct tape *t, struct nn_update *u, const struct nn_update_params *p)
 {
     const struct update_norm_args args = {
         .partial = u->partial.span.address,
         .state = u->state.span.address,
         .count = u->chunk_count,
-        .max_norm = max_norm,
+        .max_norm = p->max_grad_norm,
+        .unscale = p->loss_scale > 0 ? 1 / p->loss_scale : 1,
     };
     const struct gpu_use uses[] = {tensor_use(u->partial, GPU_READ), tensor_use(u->state, GPU_WRITE)};
     nn_dispatch(t,
@@ -377,6 +383,8 @@ static void adamw(struct tape *t, struct nn_update *u, const struct nn_update_pa
                                   .args = &args,
                                   .args_bytes = sizeof args,
                                   .groups = count,
+                                  .constants = {nn_storage(u->copy_type ? u->copy_type : DTYPE_BF16)},
+                                  .constant_count = 1,
                                   .bytes = 34.0 * (double)u->elements * count / VIREO_MAX(u->chunk_count, 1u)},
                 uses.list, uses.count);
 }
@@ -414,7 +422,7 @@ bool nn_update_step(struct tape *t, struct nn_update *u, const struct nn_update_
     struct update_state state = {0};
     const bool stored = u->store.read != NULL;
     squares(t, u, false);
-    fold_norm(t, u, p->max_grad_norm);
+    fold_norm(t, u, p);
     if (!stored)
         adamw(t, u, p, 0, u->chunk_count, (struct gpu_span){0});
     if (tape_failed(t)) // tape_finish tells why

@@ -17,7 +17,7 @@ struct weight_lora {
 struct weight {
     const char *name;    // for messages
     enum weight_role role;
-    struct tensor value; // f32 or bf16
+    struct tensor value; // f32, bf16 or f16
     struct tensor grad;  // f32, same shape; address 0: frozen, no gradient is computed
     struct weight *bias; // NULL: none
     struct weight_lora *lora;

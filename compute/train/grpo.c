@@ -236,7 +236,10 @@ static bool policy_update(struct trainer *t, struct groups *g, uint32_t from, ui
         if (t->reference)
             ref = tape_upload(tape, DTYPE_F32, p.count, g->ref + at);
         if (done && !tape_failed(tape)) {
-            struct nn_policy_params params = {(float)s->epsilon, (float)s->epsilon_high, (float)s->beta};
+            struct nn_policy_params params = {.epsilon_low = (float)s->epsilon,
+                                              .epsilon_high = (float)s->epsilon_high,
+                                              .beta = (float)s->beta,
+                                              .loss_scale = (float)t->loss_scale.scale};
             struct nn_policy out = nn_policy_loss(tape, lp.logprob, tape_upload(tape, DTYPE_F32, p.count, old), ref,
                                                   tape_upload(tape, DTYPE_F32, p.count, advantage),
                                                   tape_upload(tape, DTYPE_F32, p.count, weight), &params);

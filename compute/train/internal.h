@@ -6,6 +6,7 @@
 #include "compute/engine/pictures.h"
 #include "compute/rewards/grader.h"
 #include "compute/train/feed.h"
+#include "compute/train/loss_scale.h"
 #include "compute/train/optimizer.h"
 #include "compute/train/trainer.h"
 
@@ -33,6 +34,7 @@ struct trainer {
     // What a resume continues from.
     uint32_t step, total_steps, updates; // done; in all; optimiser steps that took place
     uint32_t skipped_in_a_row;
+    struct loss_scale loss_scale;
     uint64_t num_tokens;
     double started_at, seconds_of_steps; // for the estimate of time left
     uint32_t steps_here;

@@ -17,9 +17,9 @@ struct optimizer {
     struct scratch *file; // holds m, v and masters; NULL: they are in device memory
 };
 
-uint64_t optimizer_bytes(uint64_t parameters, uint32_t leaves, bool bf16, bool offload)
+uint64_t optimizer_bytes(uint64_t parameters, uint32_t leaves, bool halves, bool offload)
 {
-    const uint64_t state = (2 + (bf16 ? 1 : 0)) * parameters * 4; // m, v, master
+    const uint64_t state = (2 + (halves ? 1 : 0)) * parameters * 4; // m, v, master
     uint64_t copies = 0;
     for (uint32_t n = leaves; n > 1; n /= 2)
         copies++;
@@ -79,7 +79,7 @@ static bool take_state(struct optimizer *o, struct vireo_error *err)
     return true;
 }
 
-// The first master copy of bf16 weights is what they hold now.
+// The first master copy of 16-bit weights is what they hold now.
 static bool fill_masters(struct optimizer *o, struct vireo_error *err)
 {
     struct tape *t = tape_create(o->model->dev, &(struct tape_params){.arena = o->memory}, err);
@@ -138,17 +138,17 @@ struct optimizer *optimizer_create(struct model *model, uint32_t leaves, const c
     for (uint32_t n = leaves; n > 1; n /= 2)
         o->levels++;
     uint64_t parameters = 0;
-    bool bf16 = false;
+    bool halves = false;
     for (size_t k = 0; k < model->weight_count; k++)
         if (model->weights[k]->grad.span.address) {
             o->count++;
             parameters += vireo_round_up(tensor_count(model->weights[k]->value), 64);
-            bf16 = bf16 || model->weights[k]->value.dtype != DTYPE_F32;
+            halves = halves || model->weights[k]->value.dtype != DTYPE_F32;
         }
     o->items = vireo_calloc(o->count, sizeof *o->items);
     o->pending = vireo_calloc((size_t)o->levels * o->count + 1, sizeof *o->pending);
     struct nn_update_item *list = vireo_calloc(o->count, sizeof *list);
-    uint64_t bytes = optimizer_bytes(parameters, leaves, bf16, false) + (1 << 20);
+    uint64_t bytes = optimizer_bytes(parameters, leaves, halves, false) + (1 << 20);
     if (folder) // the windows have an arena of their own
         bytes = optimizer_bytes(parameters, leaves, false, false) - 2 * parameters * 4 + (1 << 20);
     bool done = (o->items && o->pending && list) || vireo_fail_memory(err, o->count * sizeof *o->items);
@@ -208,10 +208,16 @@ static struct gpu_span values_of(const struct optimizer_item *x, enum optimizer_
     return gpu_span_part(t.span, at * 4, n * 4);
 }
 
+// A weight that is its own master is, whatever is offloaded.
+static bool is_on_device(const struct optimizer *o, size_t item, enum optimizer_part part)
+{
+    return !o->file || (part == OPTIMIZER_MASTER && o->items[item].master.span.address);
+}
+
 bool optimizer_get(struct optimizer *o, size_t item, enum optimizer_part part, uint64_t at, uint64_t n, float *values,
                    struct vireo_error *err)
 {
-    if (!o->file)
+    if (is_on_device(o, item, part))
         return gpu_read(o->model->dev, values_of(&o->items[item], part, at, n), values, n * 4, err);
     for (uint64_t done = 0, run; done < n; done += run) {
         const uint64_t place = nn_update_place(o->update, item, part, at + done, &run);
@@ -225,7 +231,7 @@ bool optimizer_get(struct optimizer *o, size_t item, enum optimizer_part part, u
 bool optimizer_set(struct optimizer *o, size_t item, enum optimizer_part part, uint64_t at, uint64_t n,
                    const float *values, struct vireo_error *err)
 {
-    if (!o->file)
+    if (is_on_device(o, item, part))
         return gpu_write(o->model->dev, values_of(&o->items[item], part, at, n), values, n * 4, err);
     for (uint64_t done = 0, run; done < n; done += run) {
         const uint64_t place = nn_update_place(o->update, item, part, at + done, &run);
@@ -256,7 +262,7 @@ void optimizer_leaf_done(struct optimizer *o, struct tape *t, uint32_t leaf)
 }
 
 bool optimizer_step(struct optimizer *o, struct tape *t, const struct job_spec *s, double lr, uint32_t step,
-                    double *norm, struct vireo_error *err)
+                    double loss_scale, double *norm, struct vireo_error *err)
 {
     struct nn_update_params p = {.lr = (float)lr,
                                  .beta1 = (float)s->adam_beta1,
@@ -264,7 +270,8 @@ bool optimizer_step(struct optimizer *o, struct tape *t, const struct job_spec *
                                  .eps = (float)s->adam_epsilon,
                                  .weight_decay = (float)s->weight_decay,
                                  .max_grad_norm = (float)s->max_grad_norm,
-                                 .step = step};
+                                 .step = step,
+                                 .loss_scale = (float)loss_scale};
     return nn_update_step(t, o->update, &p, norm, err);
 }
 

@@ -8,6 +8,13 @@
 
 #include <stdio.h>
 
+enum dtype job_weight_type(const struct job_spec *s)
+{
+    static const enum dtype types[] = {
+        [JOB_AUTO] = DTYPE_U32, [JOB_FP32] = DTYPE_F32, [JOB_BF16] = DTYPE_BF16, [JOB_FP16] = DTYPE_F16};
+    return types[s->dtype];
+}
+
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens)
 {
     enum { TOKENS = 8192 };
@@ -147,10 +154,11 @@ struct plan {
 
 static uint64_t plan_total(const struct plan *p)
 {
-    return p->weights + p->gradients + p->optimizer + p->reference + p->kv + p->activations + p->kept + p->features + p->staging;
+    return p->weights + p->gradients + p->optimizer + p->reference + p->kv + p->activations + p->kept + p->features +
+           p->staging;
 }
 
-static void plan_model(struct plan *p, const struct job_spec *s, const struct model *m, bool bf16, bool cpu)
+static void plan_model(struct plan *p, const struct job_spec *s, const struct model *m, bool halves, bool cpu)
 {
     const bool train = s->method != JOB_EVALUATE, sample = s->method != JOB_SFT;
     const uint64_t parameters = model_parameters(m);
@@ -162,13 +170,13 @@ static void plan_model(struct plan *p, const struct job_spec *s, const struct mo
     }
     const uint32_t positions = m->config.text.max_position_embeddings; // of the rope table (model_allocate)
     const uint64_t tables = (uint64_t)VIREO_MIN(positions ? positions : 8192, 8192) * m->config.text.head_dim * 4;
-    p->weights = parameters * (bf16 ? 2 : 4);
+    p->weights = parameters * (halves ? 2 : 4);
     if (train) {
         p->gradients = trained * 4;
-        p->optimizer = optimizer_bytes(trained, s->leaves, bf16, s->offload & OFFLOAD_OPTIMIZER);
+        p->optimizer = optimizer_bytes(trained, s->leaves, halves, s->offload & OFFLOAD_OPTIMIZER);
     }
     if (train && sample && s->beta > 0)
-        p->reference = tables + (plan_streams_reference(s, cpu) ? model_streamed_bytes(m, bf16, cpu) : p->weights);
+        p->reference = tables + (plan_streams_reference(s, cpu) ? model_streamed_bytes(m, halves, cpu) : p->weights);
     p->weights += tables;
 }
 
@@ -211,8 +219,8 @@ static json_t *plan_json(const struct plan *p, uint64_t available, bool cpu, uin
     return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:i}", "weights", (json_int_t)p->weights,
                      "gradients", (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "reference",
                      (json_int_t)p->reference, "kv", (json_int_t)p->kv, "activations", (json_int_t)p->activations,
-                     "kept_activations", (json_int_t)p->kept, "vision_features", (json_int_t)p->features, "staging", (json_int_t)p->staging, "total",
-                     (json_int_t)total, "available", (json_int_t)available, "host", (json_int_t)p->host, "resident",
+                     "kept_activations", (json_int_t)p->kept, "vision_features", (json_int_t)p->features, "staging",
+                     (json_int_t)p->staging, "total", (json_int_t)total, "available", (json_int_t)available, "host", (json_int_t)p->host, "resident",
                      (json_int_t)(p->host + (cpu ? total - p->unused : 0)), "micro_batch_size", (int)micro);
 }
 
@@ -260,11 +268,11 @@ bool train_plan(const struct job_spec *s, const struct plan_facts *f, uint64_t a
     struct model *m = model_describe(f->config, err);
     if (!m)
         return false;
-    const bool bf16 = s->dtype == JOB_BF16 || (s->dtype == JOB_AUTO && m->config.stored == DTYPE_BF16);
+    const enum dtype weight_type = job_weight_type(s) == DTYPE_U32 ? m->config.stored : job_weight_type(s);
     const struct sizes z = sizes_of(s, &m->config);
-    const enum dtype type = model_activations(&m->config, bf16 ? DTYPE_BF16 : DTYPE_F32);
+    const enum dtype type = model_activations(&m->config, weight_type);
     struct plan p = {0};
-    plan_model(&p, s, m, bf16, f->cpu);
+    plan_model(&p, s, m, dtype_bytes(weight_type) == 2, f->cpu);
     plan_step(&p, s, &m->config, &z, type, f);
     if (p.kept && plan_total(&p) + PLAN_KEEP_SLACK > available) {
         struct job_spec without = *s; // as keep.c decides

@@ -5,6 +5,8 @@
 #include "compute/models/model.h"
 #include "compute/wire/spec.h"
 
+// The type of the weights that a job asks for; DTYPE_U32: as they are stored.
+enum dtype job_weight_type(const struct job_spec *s);
 // Rows (SFT) or groups (GRPO) computed at once, for rows of `row_tokens` tokens: the job's own number, else as many as
 // make about 8192 tokens, never more than a leaf has.
 uint32_t plan_micro_batch(const struct job_spec *s, uint32_t row_tokens);

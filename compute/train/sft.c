@@ -69,7 +69,7 @@ static bool micro_batch(struct trainer *t, const struct step_data *d, uint32_t f
         if (weight != 0 && !tape_failed(tape)) {
             float *seed = arena_array(a, float, n);
             for (uint32_t i = 0; seed && i < n; i++)
-                seed[i] = (float)-weight;
+                seed[i] = (float)(-weight * t->loss_scale.scale);
             done = seed ? tape_backward(tape, lp.logprob, tape_upload(tape, DTYPE_F32, n, seed), err)
                         : vireo_fail_memory(err, n * 4);
         }

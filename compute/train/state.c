@@ -1,7 +1,8 @@
 // Checkpoints: everything a bit-exact resume needs, in a folder that is also a complete model.
 //
 //   step-N/  config.json, tokenizer and other side files, model.safetensors (dtype as the model is stored),
-//            optimizer.safetensors (m.I, v.I and, for bf16 models, master.I of trained weight I), manifest.json whose
+//            optimizer.safetensors (m.I, v.I and, where weights are held or stored in 16 bits, master.I of trained weight
+//            I), manifest.json whose
 //            "state" holds the counters. Random numbers need no state: they are keyed by seed and step.
 #include "compute/train/internal.h"
 
@@ -22,10 +23,10 @@ static void checkpoints_folder(const struct trainer *t, char *path, size_t size)
 
 static const char *const part_names[] = {"m", "v", "master"}; // by enum optimizer_part
 
-// Weights in f32 are their own master and are in model.safetensors already.
-static int parts_of(const struct optimizer_item *item)
+// Weights in f32 are their own master and are in model.safetensors already, unless it stores them in fewer bits.
+static int parts_of(const struct trainer *t, const struct optimizer_item *item)
 {
-    return item->weight->value.dtype == DTYPE_F32 ? 2 : 3;
+    return item->weight->value.dtype == DTYPE_F32 && t->model->config.stored == DTYPE_F32 ? 2 : 3;
 }
 
 static bool write_part(struct trainer *t, struct safetensors_writer *w, size_t item, enum optimizer_part part,
@@ -53,14 +54,14 @@ static bool write_optimizer(struct trainer *t, struct byte_sink sink, struct vir
     struct safetensors_writer *w = NULL;
     bool done = (entries && names) || vireo_fail_memory(err, 3 * count * sizeof *entries);
     for (size_t i = 0; done && i < count; i++)
-        for (int part = 0; part < parts_of(&items[i]); part++, n++) {
+        for (int part = 0; part < parts_of(t, &items[i]); part++, n++) {
             snprintf(names[n], NAME, "%s.%zu", part_names[part], i);
             entries[n] = (struct safetensors_entry){
                 .name = names[n], .dtype = SAFETENSORS_F32, .rank = 1, .shape = {tensor_count(items[i].m)}};
         }
     done = done && safetensors_write_begin(&w, sink, entries, n, NULL, err);
     for (size_t i = 0; done && i < count; i++)
-        for (int part = 0; done && part < parts_of(&items[i]); part++)
+        for (int part = 0; done && part < parts_of(t, &items[i]); part++)
             done = write_part(t, w, i, (enum optimizer_part)part, tensor_count(items[i].m), err);
     if (w && done)
         done = safetensors_write_end(&w, err);
@@ -92,10 +93,11 @@ bool state_save(struct trainer *t, char *folder, size_t size, struct vireo_error
     checkpoints_folder(t, parent, sizeof parent);
     struct checkpoint_writer *w = NULL;
     json_t *state =
-        json_pack("{s:i,s:i,s:i,s:i,s:I,s:i,s:i,s:s}", "step", (int)t->step, "total_steps", (int)t->total_steps,
+        json_pack("{s:i,s:i,s:i,s:i,s:I,s:i,s:i,s:f,s:i,s:i,s:s}", "step", (int)t->step, "total_steps", (int)t->total_steps,
                   "updates", (int)t->updates, "skipped_in_a_row", (int)t->skipped_in_a_row, "num_tokens",
                   (json_int_t)t->num_tokens, "micro_batch_size", (int)t->micro_batch, "leaves", (int)t->spec->leaves,
-                  "device", gpu_device_caps(t->dev)->name);
+                  "loss_scale", t->loss_scale.scale, "loss_scale_good", (int)t->loss_scale.good, "loss_scale_overflows",
+                  (int)t->loss_scale.overflows, "device", gpu_device_caps(t->dev)->name);
     bool done = state ? checkpoint_begin(&w, parent, t->step, err) : vireo_fail_memory(err, 256);
     if (done && !write_all(t, w, err)) {
         checkpoint_abandon(&w);
@@ -146,6 +148,10 @@ bool state_find(struct trainer *t, char *path, size_t size, struct vireo_error *
     t->skipped_in_a_row = counter(c.state, "skipped_in_a_row");
     t->num_tokens = (uint64_t)json_integer_value(json_object_get(c.state, "num_tokens"));
     t->micro_batch = counter(c.state, "micro_batch_size");
+    if (json_object_get(c.state, "loss_scale")) // older ones have none
+        t->loss_scale = (struct loss_scale){.scale = json_number_value(json_object_get(c.state, "loss_scale")),
+                                            .good = counter(c.state, "loss_scale_good"),
+                                            .overflows = counter(c.state, "loss_scale_overflows")};
     uint32_t leaves = counter(c.state, "leaves");
     const char *device = json_string_value(json_object_get(c.state, "device"));
     if (device && strcmp(device, gpu_device_caps(t->dev)->name) != 0 && t->hooks->event) {
@@ -162,6 +168,16 @@ bool state_find(struct trainer *t, char *path, size_t size, struct vireo_error *
     return true;
 }
 
+// The 16-bit weight of a master, which the folder may store in another type.
+static bool round_weight(struct trainer *t, struct tensor w, uint64_t at, uint64_t n, const float *values,
+                         struct vireo_error *err)
+{
+    const uint64_t size = dtype_bytes(w.dtype);
+    const struct tensor part = {
+        .span = gpu_span_part(w.span, at * size, n * size), .dtype = w.dtype, .rank = 1, .shape = {(uint32_t)n}, .stride = 1};
+    return w.dtype == DTYPE_F32 || tensor_write_floats(t->dev, part, values, err);
+}
+
 static bool read_part(struct trainer *t, const struct safetensors *file, size_t item, enum optimizer_part part,
                       uint64_t count, struct vireo_error *err)
 {
@@ -169,6 +185,11 @@ static bool read_part(struct trainer *t, const struct safetensors *file, size_t 
     char name[24];
     snprintf(name, sizeof name, "%s.%zu", part_names[part], item);
     const struct safetensor *s = safetensors_find(file, name);
+    const struct optimizer_item *items;
+    optimizer_items(t->optimizer, &items);
+    const struct tensor weight = items[item].weight->value;
+    if (!s && part == OPTIMIZER_MASTER && weight.dtype == DTYPE_F32)
+        return true; // a checkpoint of an earlier build
     if (!s || s->count != count)
         return vireo_fail(err, VIREO_CORRUPT, "optimizer.safetensors: %s is missing or has another size", name);
     float *values = vireo_alloc(VIREO_MIN(count, PIECE) * sizeof *values);
@@ -176,7 +197,8 @@ static bool read_part(struct trainer *t, const struct safetensors *file, size_t 
     for (uint64_t at = 0; done && at < count; at += PIECE) {
         uint64_t n = VIREO_MIN(count - at, PIECE);
         done = safetensors_floats(s, at, n, values, err) &&
-               optimizer_set(t->optimizer, item, part, at, n, values, err);
+               optimizer_set(t->optimizer, item, part, at, n, values, err) &&
+               (part != OPTIMIZER_MASTER || round_weight(t, weight, at, n, values, err));
     }
     free(values);
     return done;
@@ -193,7 +215,7 @@ bool state_load_optimizer(struct trainer *t, const char *path, struct vireo_erro
     size_t count = optimizer_items(t->optimizer, &items);
     bool done = true;
     for (size_t i = 0; done && i < count; i++)
-        for (int part = 0; done && part < parts_of(&items[i]); part++)
+        for (int part = 0; done && part < parts_of(t, &items[i]); part++)
             done = read_part(t, file, i, (enum optimizer_part)part, tensor_count(items[i].m), err);
     safetensors_close(&file);
     return done;

@@ -68,9 +68,17 @@ struct tape *trainer_tape(struct trainer *t, bool grad, struct vireo_error *err)
                        err);
 }
 
-static enum dtype weight_type(const struct job_spec *s)
+// The job's first scale, or the one that the checkpoint found (state_find) goes on with.
+static void begin_loss_scale(struct trainer *t)
 {
-    return s->dtype == JOB_FP32 ? DTYPE_F32 : s->dtype == JOB_BF16 ? DTYPE_BF16 : DTYPE_U32;
+    const struct loss_scale found = t->loss_scale;
+    t->loss_scale = loss_scale_begin(t->model->activations == DTYPE_F16, t->spec->initial_scale_power,
+                                     t->spec->loss_scale_window);
+    if (t->loss_scale.on && found.scale >= 1) {
+        t->loss_scale.scale = found.scale;
+        t->loss_scale.good = found.good;
+        t->loss_scale.overflows = found.overflows;
+    }
 }
 
 // The longest row of the training data and the largest pictures of one, looked at on a sample of rows spread over the
@@ -152,10 +160,11 @@ static bool open_trainer(struct trainer *t, const struct train_method *method, s
     if (!state_find(t, resume, sizeof resume, err))
         return false;
     trainer_progress(t, "loading", 0);
-    struct model_load_params load = {.dtype = weight_type(s)};
+    struct model_load_params load = {.dtype = job_weight_type(s)};
     t->model = model_load(t->dev, resume[0] ? resume : s->model_folder, &load, err);
     if (!t->model)
         return false;
+    begin_loss_scale(t);
     // Side files of the result come from the base: the checkpoint this run resumes from may be pruned before it ends.
     snprintf(t->model->folder, sizeof t->model->folder, "%s", s->model_folder);
     if (!model_take_gradients(t->model, s->freeze_vision, err))
@@ -224,7 +233,7 @@ static bool update(struct trainer *t, bool trained, json_t *metrics, struct vire
         return false;
     bool done = true;
     if (trained)
-        done = optimizer_step(t->optimizer, tape, s, lr, t->updates + 1, &norm, err);
+        done = optimizer_step(t->optimizer, tape, s, lr, t->updates + 1, t->loss_scale.scale, &norm, err);
     optimizer_zero(t->optimizer, tape);
     bool fine = tape_finish(&tape, done ? err : NULL);
     if (!done || !fine || !gpu_finish(t->dev, err))
@@ -232,9 +241,19 @@ static bool update(struct trainer *t, bool trained, json_t *metrics, struct vire
     gpu_arena_rewind(t->activations, 0);
     gpu_arena_rewind(t->upload, 0);
     metric_set(metrics, "grad_norm", norm);
+    if (t->loss_scale.on)
+        metric_set(metrics, "loss_scale", t->loss_scale.scale); // of this step
     if (isfinite(norm)) {
         t->skipped_in_a_row = 0;
         t->updates += trained;
+        if (trained)
+            loss_scale_took(&t->loss_scale);
+        return true;
+    }
+    // A loss that is not finite is the forward pass's doing: no scale helps.
+    if (json_is_number(json_object_get(metrics, "loss")) && loss_scale_overflowed(&t->loss_scale)) {
+        tell(t, "info", "Step %u: gradients overflowed fp16; the step was skipped, the loss scale is %.0f from here on.",
+             t->step + 1, t->loss_scale.scale);
         return true;
     }
     tell(t, "warn", "Step %u: the gradient is not finite; the step was skipped.", t->step + 1);
@@ -273,6 +292,8 @@ static bool one_step(struct trainer *t, const struct train_method *method, json_
     done = done && update(t, trained, metrics, err);
     if (done)
         stopwatch_lap(&watch, timing, "optimizer");
+    if (done && t->loss_scale.on)
+        json_object_set_new(metrics, "loss_scale_overflows", json_integer(t->loss_scale.overflows));
     if (done && validate_now(t)) {
         done = method->validate(t, metrics, err);
         stopwatch_lap(&watch, timing, "eval");
@@ -371,7 +392,7 @@ bool evaluate_run(const struct job_spec *spec, struct gpu_device *dev, const str
 {
     struct trainer t = {.spec = spec, .dev = dev, .hooks = hooks};
     arena_init(&t.step_arena, 1 << 20);
-    struct model_load_params load = {.dtype = weight_type(spec)};
+    struct model_load_params load = {.dtype = job_weight_type(spec)};
     json_t *rows = json_array(), *parts = json_object();
     struct evaluation e;
     bool done = (rows && parts) || vireo_fail_memory(err, 64);

@@ -10,7 +10,7 @@ const char *const job_method_names[] = {"supervised", "reinforcement", "evaluate
 const char *const loss_type_names[] = {"grpo", "bnpo", "dr_grpo", "dapo", NULL};
 const char *const scale_rewards_names[] = {"group", "batch", "none", NULL};
 const char *const lr_scheduler_names[] = {"constant", "linear", "cosine", "warmup_stable_decay", NULL};
-const char *const job_dtype_names[] = {"auto", "fp32", "bf16", NULL};
+const char *const job_dtype_names[] = {"auto", "fp32", "bf16", "fp16", NULL};
 
 const char *const job_offload_names[] = {"none", "reference", "optimizer", "all", "auto", NULL};
 
@@ -75,6 +75,8 @@ static const struct field fields[] = {
     WHOLE(micro_batch_size, 0, 65536),
     WHOLE(leaves, 1, 1024),
     WHOLE(max_skipped_steps, 1, 1000000),
+    WHOLE(initial_scale_power, 0, 32),
+    WHOLE(loss_scale_window, 1, 1000000),
     JSON(grader),
     WHOLE(num_generations, 1, 1024),
     WHOLE(max_completion_length, 1, 1 << 20),
@@ -119,6 +121,8 @@ void job_spec_defaults(struct job_spec *s, enum job_method method)
         .keep_features = true,
         .offload = OFFLOAD_AUTO,
         .max_skipped_steps = 3,
+        .initial_scale_power = 16,
+        .loss_scale_window = 2000,
         .num_generations = 8,
         .max_completion_length = 256,
         .num_iterations = 1,

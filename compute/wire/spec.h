@@ -14,7 +14,7 @@ enum job_method { JOB_SFT, JOB_GRPO, JOB_EVALUATE };
 enum loss_type { LOSS_GRPO, LOSS_BNPO, LOSS_DR_GRPO, LOSS_DAPO };
 enum scale_rewards { SCALE_GROUP, SCALE_BATCH, SCALE_NONE };
 enum lr_scheduler { LR_CONSTANT, LR_LINEAR, LR_COSINE, LR_WARMUP_STABLE_DECAY };
-enum job_dtype { JOB_AUTO, JOB_FP32, JOB_BF16 };
+enum job_dtype { JOB_AUTO, JOB_FP32, JOB_BF16, JOB_FP16 };
 // A set of bits, or: the reference where the device is a CPU, whose reading of a file is a copy within the same memory.
 enum job_offload { OFFLOAD_NONE, OFFLOAD_REFERENCE = 1, OFFLOAD_OPTIMIZER = 2, OFFLOAD_ALL = 3, OFFLOAD_AUTO = 4 };
 
@@ -54,6 +54,8 @@ struct job_spec {
     uint32_t micro_batch_size; // rows (SFT) or groups (GRPO) computed at once; 0: auto
     uint32_t leaves;           // power of two
     uint32_t max_skipped_steps; // non-finite steps in a row before the job stops
+    // Of jobs with fp16 activations (train/loss_scale.h): log2 of the first scale, and steps until it is doubled.
+    uint32_t initial_scale_power, loss_scale_window;
 
     // GRPO.
     json_t *grader;

@@ -11,7 +11,7 @@
 struct gpu_device;
 
 // Matrix products through nn_gemm.
-//   config: {"shapes": [{"product": "nt"|"nn"|"tn", "m", "n", "k", "a_type": "f32"|"bf16", "b_type", "c_type",
+//   config: {"shapes": [{"product": "nt"|"nn"|"tn", "m", "n", "k", "a_type": "f32"|"bf16"|"f16", "b_type", "c_type",
 //                        "beta": 0|1}], "seconds": least length of a run, "runs"}; all optional, NULL for the defaults
 //            (f32, beta 0, 0.05 s, 5 runs, and a list of common shapes).
 //   *out:   {"device", "results": [{product, m, n, k, a_type, b_type, c_type, beta, runs, "repeats" of the product a
@@ -41,7 +41,7 @@ bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out,
 // weights.
 //   config: {"model": config.json, "image": side in pixels, "prompts", "group", "new_tokens", "text_tokens", "beta",
 //   "dtype":
-//            "fp32"|"bf16", "runs", "profile": bool}. Every completion has new_tokens tokens. The first step is left
+//            "fp32"|"bf16"|"fp16", "runs", "profile": bool}. Every completion has new_tokens tokens. The first step is left
 //            out (it compiles).
 //   *out:   {"device", "seconds_min": {"step", "data", "rollout", "reward", "reference", "update", "optimizer"},
 //   "seconds_median",

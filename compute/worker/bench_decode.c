@@ -17,7 +17,7 @@ struct setup {
 
 static bool read_setup(const json_t *config, struct setup *s, struct vireo_error *err)
 {
-    static const char *const types[] = {"fp32", "bf16", NULL};
+    static const char *const types[] = {"fp32", "bf16", "fp16", NULL};
     int type = 0;
     *s = (struct setup){.prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5};
     if (!json_get_object(config, "", "model", &s->model, err) ||
@@ -28,7 +28,7 @@ static bool read_setup(const json_t *config, struct setup *s, struct vireo_error
         !json_get_integer(config, "", "runs", 1, 1000, &s->runs, err) ||
         !json_get_choice(config, "", "dtype", types, &type, err))
         return false;
-    s->type = type ? DTYPE_BF16 : DTYPE_F32;
+    s->type = type == 0 ? DTYPE_F32 : type == 1 ? DTYPE_BF16 : DTYPE_F16;
     return s->model || vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "model",
                                        "The configuration needs 'model': a config.json of the model to be timed.");
 }

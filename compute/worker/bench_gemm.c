@@ -18,8 +18,8 @@ struct shape {
 enum { MAX_RUNS = 1000 };
 
 static const char *const product_names[] = {"nt", "nn", "tn", NULL};
-static const char *const type_names[] = {"f32", "bf16", NULL};
-static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+static const char *const type_names[] = {"f32", "bf16", "f16", NULL};
+static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
 
 static const struct shape common[] = {
     {.product = NN_NT, .m = 512, .n = 512, .k = 512},     {.product = NN_NN, .m = 512, .n = 512, .k = 512},
@@ -57,8 +57,11 @@ static bool read_shape(const json_t *o, const char *path, struct shape *s, struc
     if (s->m * s->k > most || s->n * s->k > most || s->m * s->n > most)
         return vireo_fail_param(err, path, "a matrix of %lld x %lld x %lld has more than 2^31 elements",
                                 (long long)s->m, (long long)s->n, (long long)s->k);
-    if (s->c_type == 1 && s->n % 2 != 0 && s->m > 1)
-        return vireo_fail_param(err, json_path(place, sizeof place, path, "n"), "must be even when c_type is bf16");
+    if (s->a_type && s->b_type && s->a_type != s->b_type)
+        return vireo_fail_param(err, json_path(place, sizeof place, path, "b_type"),
+                                "must be %s or f32 beside an a_type of %s", type_names[s->a_type], type_names[s->a_type]);
+    if (s->c_type != 0 && s->n % 2 != 0 && s->m > 1)
+        return vireo_fail_param(err, json_path(place, sizeof place, path, "n"), "must be even when c_type has 16 bits");
     return true;
 }
 

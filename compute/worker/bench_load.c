@@ -20,7 +20,7 @@ static bool write_folder(struct gpu_device *dev, const json_t *model, enum dtype
     json_t *config = json_deep_copy(model);
     snprintf(path, sizeof path, "%s/config.json", folder);
     json_object_del(config, "torch_dtype");
-    json_object_set_new(config, "dtype", json_string(type == DTYPE_BF16 ? "bfloat16" : "float32"));
+    json_object_set_new(config, "dtype", json_string(type == DTYPE_BF16 ? "bfloat16" : type == DTYPE_F16 ? "float16" : "float32"));
     char *text = config ? json_dumps(config, JSON_COMPACT) : NULL;
     bool done = text ? file_write_atomic(path, text, strlen(text), err) : vireo_fail_memory(err, 1 << 12);
     done = done && bench_write_weights(dev, config, type, folder, err);

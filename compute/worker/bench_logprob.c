@@ -94,7 +94,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, struct operands *
 
 bool bench_logprob(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err)
 {
-    static const char *const types[] = {"fp32", "bf16", NULL};
+    static const char *const types[] = {"fp32", "bf16", "fp16", NULL};
     static const char *const known[] = {"rows", "hidden_size", "vocab_size", "dtype", "runs", NULL};
     struct setup s = {.rows = 2048, .hidden_size = 192, .vocab_size = 2048, .runs = 5};
     int type = 0;
@@ -107,7 +107,7 @@ bool bench_logprob(struct gpu_device *dev, const json_t *config, json_t **out, s
                    !json_get_integer(config, "", "runs", 1, MAX_RUNS, &s.runs, err) ||
                    !json_get_choice(config, "", "dtype", types, &type, err)))
         return false;
-    s.type = type ? DTYPE_BF16 : DTYPE_F32;
+    s.type = type == 0 ? DTYPE_F32 : type == 1 ? DTYPE_BF16 : DTYPE_F16;
     struct operands o;
     struct bench_clock took;
     double wall[2][MAX_RUNS], cpu[2][MAX_RUNS];

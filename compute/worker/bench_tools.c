@@ -31,13 +31,13 @@ struct bench_clock bench_since(struct bench_clock start)
 
 bool bench_read_model(const json_t *config, json_t **model, enum dtype *type, struct vireo_error *err)
 {
-    static const char *const types[] = {"fp32", "bf16", NULL};
+    static const char *const types[] = {"fp32", "bf16", "fp16", NULL};
     int choice = 0;
     *model = NULL;
     if (!json_get_object(config, "", "model", model, err) ||
         !json_get_choice(config, "", "dtype", types, &choice, err))
         return false;
-    *type = choice ? DTYPE_BF16 : DTYPE_F32;
+    *type = choice == 0 ? DTYPE_F32 : choice == 1 ? DTYPE_BF16 : DTYPE_F16;
     return *model || vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "model",
                                      "The configuration needs 'model': a config.json of the model to be timed.");
 }

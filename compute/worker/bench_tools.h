@@ -20,7 +20,7 @@ struct bench_clock {
 struct bench_clock bench_start(void);
 struct bench_clock bench_since(struct bench_clock start);
 
-// "model" (required) and "dtype" ("fp32" | "bf16") of a configuration; *model borrows.
+// "model" (required) and "dtype" ("fp32" | "bf16" | "fp16") of a configuration; *model borrows.
 bool bench_read_model(const json_t *config, json_t **model, enum dtype *type, struct vireo_error *err);
 
 // Writes `folder`/model.safetensors: random weights of this config.json, through the code that saves any model.

@@ -24,7 +24,8 @@
 struct setup {
     int64_t image, prompts, group, new_tokens, text_tokens, runs;
     double beta;
-    bool bf16, grpo, profile, checkpointing, keep, keep_features;
+    enum dtype type;
+    bool grpo, profile, checkpointing, keep, keep_features;
     int offload;
     json_t *model;
     char folder[64];
@@ -32,7 +33,7 @@ struct setup {
 
 static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct vireo_error *err)
 {
-    static const char *const types[] = {"fp32", "bf16", NULL};
+    static const char *const types[] = {"fp32", "bf16", "fp16", NULL};
     int type = 0;
     *s = (struct setup){
         .image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
@@ -57,7 +58,7 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
     if (!s->model)
         return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "model",
                                "The configuration needs 'model': a config.json of the model to be timed.");
-    s->bf16 = type == 1;
+    s->type = type == 0 ? DTYPE_F32 : type == 1 ? DTYPE_BF16 : DTYPE_F16;
     snprintf(s->folder, sizeof s->folder, "/tmp/vireo-bench-XXXXXX");
     return mkdtemp(s->folder) != NULL || vireo_fail_errno(err, "cannot make a folder for the benchmark");
 }
@@ -107,7 +108,8 @@ static bool write_config(const struct setup *s, json_t **out, struct vireo_error
                                          {"video_token_id", "<|video_pad|>"}};
     for (size_t i = 0; i < 4; i++)
         json_object_set_new(config, ids[i][0], json_integer(tokenizer_find(t, ids[i][1])));
-    json_object_set_new(config, "dtype", json_string(s->bf16 ? "bfloat16" : "float32"));
+    static const char *const stored[] = {[DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
+    json_object_set_new(config, "dtype", json_string(stored[s->type]));
     json_object_del(config, "torch_dtype");
     json_t *generation = json_pack("{s:i}", "eos_token_id", (int)tokenizer_find(t, "<|im_end|>"));
     bool done = write_json(s, "config.json", config, err) && write_json(s, "generation_config.json", generation, err);
@@ -351,7 +353,7 @@ static bool bench_train(struct gpu_device *dev, const json_t *config, bool grpo,
     static const char processor[] = "{\"min_pixels\":784,\"max_pixels\":12845056}";
     bool done = write_tokenizer(&s, err) && write_config(&s, &model, err) &&
                 write_file(&s, "preprocessor_config.json", processor, sizeof processor - 1, err) &&
-                bench_write_weights(dev, model, s.bf16 ? DTYPE_BF16 : DTYPE_F32, s.folder, err) &&
+                bench_write_weights(dev, model, s.type, s.folder, err) &&
                 write_data(&s, &images, err) && run(dev, &s, images, out, err);
     json_decref(model);
     json_decref(images);

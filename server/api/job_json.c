@@ -66,6 +66,8 @@ static const struct key keys[] = {
     {"micro_batch_size", NULL, WHOLE, AT(micro_batch_size), 1, 65536, NULL, false},
     {"leaves", NULL, WHOLE, AT(leaves), 1, 1024, NULL, false},
     {"max_skipped_steps", NULL, WHOLE, AT(max_skipped_steps), 1, 1000000, NULL, false},
+    {"initial_scale_power", NULL, WHOLE, AT(initial_scale_power), 0, 32, NULL, false},
+    {"loss_scale_window", NULL, WHOLE, AT(loss_scale_window), 1, 1000000, NULL, false},
     {"save_steps", NULL, WHOLE, AT(save_steps), 0, 100000000, NULL, false},
     {"save_total_limit", NULL, WHOLE, AT(save_total_limit), 2, 1000, NULL, false},
     {"eval_interval", NULL, WHOLE, AT(eval_interval), 0, 100000000, NULL, false},

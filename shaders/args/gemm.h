@@ -2,8 +2,8 @@
 #include "shaders/args/types.h"
 
 #define GEMM_BETA 1u          // add to what C holds
-#define GEMM_BIAS_BF16 2u     // the bias is bf16
-#define GEMM_RESIDUAL_BF16 4u // the residual is bf16
+#define GEMM_BIAS_HALF 2u     // the bias has 16 bits
+#define GEMM_RESIDUAL_HALF 4u // the residual has 16 bits
 #define GEMM_C_QUADS 8u       // f32 C can be written in aligned quads: start, stride and n (gemm_tile.comp alone reads it)
 
 struct gemm_args {
@@ -14,7 +14,7 @@ struct gemm_args {
     ADDRESS residual; // [m, n], or 0
     UINT m, n, k;
     UINT a_stride, b_stride, c_stride, residual_stride;   // elements from row to row
-    UINT a_first, b_first, bias_first, residual_first;    // first element: 1 where a bf16 operand starts mid-word
+    UINT a_first, b_first, bias_first, residual_first;    // first element: 1 where a 16-bit operand starts mid-word
     UINT flags;
 };
 

@@ -7,4 +7,5 @@ struct policy_args {
     UINT count;
     FLOAT low, high; // bounds of the ratio: 1 - epsilon_low, 1 + epsilon_high
     FLOAT beta;
+    FLOAT loss_scale; // factor of grad alone
 };

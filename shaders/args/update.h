@@ -4,7 +4,7 @@
 // A piece of one trained tensor. 48 bytes in both languages.
 struct update_chunk {
     ADDRESS master, grad, m, v; // f32 [count]
-    ADDRESS copy;               // bf16 [count], or 0
+    ADDRESS copy;               // bf16 or fp16 [count], or 0
     UINT count;                 // at most UPDATE_CHUNK; even but for the tensor's last chunk
     UINT decay;
 };
@@ -18,7 +18,7 @@ struct sum_squares_args {
 
 // What the norm decides. Read by adamw.comp, no host in between.
 struct update_state {
-    FLOAT norm, scale;
+    FLOAT norm, scale; // of the true gradient; what the held one is multiplied by: unscaled and clipped
     UINT finite;
 };
 
@@ -27,6 +27,7 @@ struct update_norm_args {
     ADDRESS state;   // update_state
     UINT count;
     FLOAT max_norm;  // 0: no clipping
+    FLOAT unscale;   // 1 / loss scale: the gradients are this many times too large
 };
 
 struct adamw_args {

@@ -10,12 +10,12 @@ layout(local_size_x = 128) in;
 layout(constant_id = 1) const uint D = 16; // head_dim
 layout(constant_id = 2) const bool ALIGNED = false; // every row of every operand begins at, and is made of, whole quads
 layout(constant_id = 3) const bool PAGED = false; // keys lie in pages; else in runs
-// Storage types: f32 unless set. Backward, k and v have the type of q.
-layout(constant_id = 4) const bool Q_BF16 = false;
-layout(constant_id = 5) const bool KV_BF16 = false;
-layout(constant_id = 6) const bool O_BF16 = false;
-layout(constant_id = 7) const bool GO_BF16 = false;   // gradient of o
-layout(constant_id = 8) const bool GQKV_BF16 = false; // gradient of q, k, v
+// Storage types: 0 f32, 1 bf16, 2 fp16. Backward, k and v have the type of q.
+layout(constant_id = 4) const uint Q_TYPE = 0;
+layout(constant_id = 5) const uint KV_TYPE = 0;
+layout(constant_id = 6) const uint O_TYPE = 0;
+layout(constant_id = 7) const uint GO_TYPE = 0;   // gradient of o
+layout(constant_id = 8) const uint GQKV_TYPE = 0; // gradient of q, k, v
 
 const uint LANES = 128;
 const uint KEYS = ATTENTION_TILE_KEYS;
@@ -40,16 +40,14 @@ const uint TURN = QUADS % 4 == 0 ? 4 : QUADS % 2 == 0 ? 2 : 1;
         [[unroll]] for (uint d = d##_; d < d##_ + TURN; d++)
 
 // Values 4 quad ... of the row that begins at element `at`; zeros behind D.
-vec4 load_row_quad(uvec2 base, uint at, uint quad, bool bf16)
+vec4 load_row_quad(uvec2 base, uint at, uint quad, uint type)
 {
     const uint i = at + 4 * quad;
     if (ALIGNED) {
-        if (!bf16)
+        if (type == 0)
             return uintBitsToFloat(U32x4(base).v[i >> 2]);
-        const uvec2 w = U32x2(base).v[i >> 2];
-        return vec4(bf16_low(w.x), bf16_high(w.x), bf16_low(w.y), bf16_high(w.y));
+        return unpack_halves(U32x2(base).v[i >> 2], type);
     }
-    const uint type = bf16 ? 1 : 0;
     vec4 x = vec4(0);
     [[unroll]] for (uint j = 0; j < 4; j++)
         if (4 * quad + j < D)
@@ -57,12 +55,12 @@ vec4 load_row_quad(uvec2 base, uint at, uint quad, bool bf16)
     return x;
 }
 
-// The same written. bf16: D and the row's start are even, so that words are whole.
-void store_row_quad(uvec2 base, uint at, uint quad, bool bf16, vec4 x)
+// The same written. 16 bits: D and the row's start are even, so that words are whole.
+void store_row_quad(uvec2 base, uint at, uint quad, uint type, vec4 x)
 {
     const uint i = at + 4 * quad, left = D - 4 * quad;
-    if (bf16) {
-        const uvec2 w = uvec2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+    if (type != 0) {
+        const uvec2 w = pack_halves(x, type);
         if (ALIGNED) {
             U32x2(base).v[i >> 2] = w;
         } else {

@@ -1,7 +1,8 @@
-// Neighbouring values of one head's row, f32 or bf16, four at a time in as few loads and stores as there can be.
+// Neighbouring values of one head's row, of type 0 f32, 1 bf16, 2 fp16, four at a time in as few loads and stores as there
+// can be.
 //
 // WIDE 1: 64 bits at a time (needs the int64 feature). The row starts at a multiple of 8 bytes and holds whole loads:
-// an even number of f32 or a multiple of four bf16. WIDE 0: any number of f32, an even number of bf16.
+// an even number of f32 or a multiple of four 16-bit ones. WIDE 0: any number of f32, an even number of 16-bit ones.
 // `left`: how many values of the row there are from `at` on; what lies behind is not touched, and loaded as 0.
 #ifndef HEAD_VALUES_GLSL
 #define HEAD_VALUES_GLSL
@@ -11,10 +12,10 @@
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer U64 { uint64_t v[]; };
 #endif
 
-vec4 load_four(uvec2 base, uint at, uint left, bool bf16)
+vec4 load_four(uvec2 base, uint at, uint left, uint type)
 {
     uvec2 a = uvec2(0), b = uvec2(0);
-    if (bf16) {
+    if (type != 0) {
 #if WIDE
         a = unpack32(U64(base).v[at >> 2]);
 #else
@@ -22,7 +23,7 @@ vec4 load_four(uvec2 base, uint at, uint left, bool bf16)
         if (left > 2)
             a.y = U32(base).v[(at >> 1) + 1];
 #endif
-        return vec4(bf16_low(a.x), bf16_high(a.x), bf16_low(a.y), bf16_high(a.y));
+        return unpack_halves(a, type);
     }
 #if WIDE
     a = unpack32(U64(base).v[at >> 1]);
@@ -40,10 +41,10 @@ vec4 load_four(uvec2 base, uint at, uint left, bool bf16)
     return uintBitsToFloat(uvec4(a, b));
 }
 
-void store_four(uvec2 base, uint at, uint left, bool bf16, vec4 x)
+void store_four(uvec2 base, uint at, uint left, uint type, vec4 x)
 {
-    if (bf16) {
-        uvec2 a = uvec2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+    if (type != 0) {
+        uvec2 a = pack_halves(x, type);
 #if WIDE
         U64(base).v[at >> 2] = pack64(a);
 #else
@@ -70,9 +71,9 @@ void store_four(uvec2 base, uint at, uint left, bool bf16, vec4 x)
 }
 
 // x[0 .. n) from element `at` on; n is a constant. x is an array expression: x[d] must be writable.
-#define LOAD_ROW(x, n, base, at, bf16)                                                                                \
+#define LOAD_ROW(x, n, base, at, type)                                                                                \
     [[unroll]] for (uint d_ = 0; d_ < (n); d_ += 4) {                                                                 \
-        vec4 four_ = load_four(base, (at) + d_, (n)-d_, bf16);                                                        \
+        vec4 four_ = load_four(base, (at) + d_, (n)-d_, type);                                                        \
         [[unroll]] for (uint i_ = 0; i_ < 4; i_++)                                                                    \
             if (d_ + i_ < (n))                                                                                        \
                 x[d_ + i_] = four_[i_];                                                                               \

@@ -7,12 +7,12 @@
 layout(constant_id = 1) const uint D = 16; // head_dim
 layout(constant_id = 2) const uint U = 1;  // items a lane: more share the loads and broadcasts; no bits change
 layout(constant_id = 3) const bool PAGED = false; // keys lie in pages; else in runs
-// Storage types: f32 unless set. Backward, k and v have the type of q.
-layout(constant_id = 4) const bool Q_BF16 = false;
-layout(constant_id = 5) const bool KV_BF16 = false;
-layout(constant_id = 6) const bool O_BF16 = false;
-layout(constant_id = 7) const bool GO_BF16 = false;   // gradient of o
-layout(constant_id = 8) const bool GQKV_BF16 = false; // gradient of q, k, v
+// Storage types: 0 f32, 1 bf16, 2 fp16. Backward, k and v have the type of q.
+layout(constant_id = 4) const uint Q_TYPE = 0;
+layout(constant_id = 5) const uint KV_TYPE = 0;
+layout(constant_id = 6) const uint O_TYPE = 0;
+layout(constant_id = 7) const uint GO_TYPE = 0;   // gradient of o
+layout(constant_id = 8) const uint GQKV_TYPE = 0; // gradient of q, k, v
 
 // A block of ATTENTION_BLOCK rows (keys, or queries seen from a key) is loaded by LOADERS lanes, PER rows each: row j by
 // lane j % LOADERS as its number j / LOADERS. In a subgroup of several times as many lanes each holds one of PARTS parts

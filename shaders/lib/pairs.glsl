@@ -9,7 +9,7 @@ vec2 load_two(uvec2 base, uint i, bool pair, uint type)
     if (type == 0)
         return vec2(F32(base).v[i], F32(base).v[pair ? i + 1 : i]);
     uint word = U32(base).v[i >> 1];
-    return type == 1 ? vec2(bf16_low(word), bf16_high(word)) : unpackHalf2x16(word);
+    return unpack_halves(word, type);
 }
 
 // Rounds to nearest even.
@@ -21,7 +21,7 @@ void store_two(uvec2 base, uint i, bool pair, uint type, vec2 x)
             F32(base).v[i + 1] = x.y;
         return;
     }
-    uint word = type == 1 ? pack_bf16(x.x, x.y) : packHalf2x16(x), at = i >> 1;
+    uint word = pack_halves(x.x, x.y, type), at = i >> 1;
     if (!pair)
         word = (U32(base).v[at] & 0xffff0000u) | (word & 0xffffu);
     U32(base).v[at] = word;

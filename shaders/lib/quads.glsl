@@ -1,4 +1,4 @@
-// Four neighbours, elements i .. i + 3 (i a multiple of 4) of a tensor of type 0 f32 or 1 bf16, by 64-bit loads and
+// Four neighbours, elements i .. i + 3 (i a multiple of 4) of a tensor of type 0 f32, 1 bf16, 2 f16, by 64-bit loads and
 // stores: on CPU drivers an access costs about one scalar access a lane whatever its size, so accesses are what is
 // counted. The tensor starts and its rows begin at multiples of 8 bytes.
 #ifndef QUADS_GLSL
@@ -13,8 +13,7 @@ vec4 load_four(uvec2 base, uint i, uint type)
         uvec2 low = unpack32(U64(base).v[i >> 1]), high = unpack32(U64(base).v[(i >> 1) + 1]);
         return uintBitsToFloat(uvec4(low, high));
     }
-    uvec2 words = unpack32(U64(base).v[i >> 2]);
-    return vec4(bf16_low(words.x), bf16_high(words.x), bf16_low(words.y), bf16_high(words.y));
+    return unpack_halves(unpack32(U64(base).v[i >> 2]), type);
 }
 
 // Rounds to nearest even.
@@ -25,7 +24,7 @@ void store_four(uvec2 base, uint i, uint type, vec4 x)
         U64(base).v[i >> 1] = pack64(words.xy);
         U64(base).v[(i >> 1) + 1] = pack64(words.zw);
     } else {
-        U64(base).v[i >> 2] = pack64(uvec2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)));
+        U64(base).v[i >> 2] = pack64(pack_halves(x, type));
     }
 }
 

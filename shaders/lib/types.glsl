@@ -56,7 +56,27 @@ uint pack_bf16(float low, float high)
     return to_bf16(low) | (to_bf16(high) << 16);
 }
 
-// Element i of a tensor of 16-bit or 32-bit floats, chosen by -DT_<NAME>=0|1|2 (F32, BF16, F16).
+// Two neighbours in a word of 16-bit storage: type 1 bf16, 2 fp16. To fp16 as to bf16: nearest even on drivers whose
+// conversions are (packHalf2x16 leaves it to them), infinity beyond 65504 (never clipped to it: what is out of range has
+// to show, as the loss scale needs it), subnormal below 6.1e-5, 0 below 3e-8.
+vec2 unpack_halves(uint word, uint type)
+{
+    return type == 2 ? unpackHalf2x16(word) : vec2(bf16_low(word), bf16_high(word));
+}
+uint pack_halves(float low, float high, uint type)
+{
+    return type == 2 ? packHalf2x16(vec2(low, high)) : pack_bf16(low, high);
+}
+vec4 unpack_halves(uvec2 words, uint type)
+{
+    return vec4(unpack_halves(words.x, type), unpack_halves(words.y, type));
+}
+uvec2 pack_halves(vec4 x, uint type)
+{
+    return uvec2(pack_halves(x.x, x.y, type), pack_halves(x.z, x.w, type));
+}
+
+// Element i of a tensor of 16-bit or 32-bit floats, of type 0 f32, 1 bf16, 2 fp16.
 float load_float(uvec2 base, uint i, uint type)
 {
     if (type == 0)
@@ -64,8 +84,7 @@ float load_float(uvec2 base, uint i, uint type)
     uint word = U32(base).v[i >> 1];
     if (type == 1)
         return (i & 1u) == 0 ? bf16_low(word) : bf16_high(word);
-    vec2 pair = unpackHalf2x16(word);
-    return (i & 1u) == 0 ? pair.x : pair.y;
+    return unpackHalf2x16((i & 1u) == 0 ? word : word >> 16).x;
 }
 
 #endif

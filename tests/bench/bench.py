@@ -60,7 +60,7 @@ def positive(value, what):
 
 def products():
     shapes = [{"product": p, "m": 40, "n": 32, "k": 24, "a_type": a, "b_type": b}
-              for p in ("nt", "nn", "tn") for a, b in (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"))]
+              for p in ("nt", "nn", "tn") for a, b in (("f32", "f32"), ("f32", "bf16"), ("bf16", "bf16"), ("f16", "f16"))]
     r = result("gemm", {"shapes": shapes, "seconds": 0.001, "runs": 2})
     check(len(r["results"]) == len(shapes), "gemm: a result a shape")
     for row, shape in zip(r["results"], shapes):
@@ -76,7 +76,7 @@ def products():
 
 
 def steps():
-    for dtype in ("fp32", "bf16"):
+    for dtype in ("fp32", "bf16", "fp16"):
         r = result("grpo", {**STEP, "dtype": dtype})
         for phase in ("step", "rollout", "reference", "update"):
             positive(r["seconds_min"][phase], f"grpo {dtype}: seconds_min.{phase}")

@@ -1,4 +1,4 @@
-// exact MODEL_DIR [--dtype float32|bfloat16] [--break]: samples groups through the engine with images and several
+// exact MODEL_DIR [--dtype float32|bfloat16|float16] [--break]: samples groups through the engine with images and several
 // lengths, then compares every recorded log-prob, bit for bit, with the training forward: all groups packed, each group
 // alone, each sequence alone. Also the engine itself: each prompt generated alone must give the same tokens and log-
 // probs as among the others. Exit 0 only if the largest difference is 0. Weights and activations are of the stored type
@@ -200,12 +200,14 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--break") == 0)
             nn_break_batch_invariance = true;
         else if (strcmp(argv[i], "--dtype") == 0 && i + 1 < argc)
-            type = strcmp(argv[++i], "bfloat16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+            type = strcmp(argv[++i], "bfloat16") == 0  ? DTYPE_BF16
+                   : strcmp(argv[i], "float16") == 0 ? DTYPE_F16
+                                                     : DTYPE_F32;
         else
             folder = argv[i];
     }
     if (!folder) {
-        fprintf(stderr, "usage: exact MODEL_DIR [--dtype float32|bfloat16] [--break]\n");
+        fprintf(stderr, "usage: exact MODEL_DIR [--dtype float32|bfloat16|float16] [--break]\n");
         return 64;
     }
     struct vireo_error err;

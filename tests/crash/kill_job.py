@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -117,6 +118,97 @@ def offload(build, folder, job, verdict):
                     failed and kept and steps == (4 if fault == "read:20" else 3) and outcome(spec, metrics) == want)
 
 
+def convert(folder, dtype):
+    """Rewrites an fp32 model folder in 16 bits: fp16 (rounded) or bf16 (cut)."""
+    path = folder + "/model.safetensors"
+    with open(path, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header, data = json.loads(f.read(size)), f.read()
+    for name, entry in header.items():
+        if name != "__metadata__":
+            assert entry["dtype"] == "F32"
+            entry.update(dtype="F16" if dtype == "float16" else "BF16", data_offsets=[x // 2 for x in entry["data_offsets"]])
+    n = len(data) // 4
+    if dtype == "float16":
+        data = struct.pack(f"<{n}e", *struct.unpack(f"<{n}f", data))
+    else:
+        data = b"".join(data[4 * i + 2:4 * i + 4] for i in range(n))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text + data)
+    config = json.load(open(folder + "/config.json"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = dtype
+    with open(folder + "/config.json", "w") as f:
+        json.dump(config, f)
+
+
+def halves(build, folder, job, verdict):
+    """fp16: a loss scale that is too large at first skips steps and changes no weight by them; it goes on after a resume.
+    Models stored in 16 bits: what the folder rounds is resumed from the optimiser's file."""
+    spec, metrics = f"{folder}/{job}.json", f"{folder}/{job}.metrics"
+    stored = folder + "/stored"
+    base = json.load(open(spec))["model_folder"]
+
+    def attempt(stop=None, **changes):
+        run(build, changed(folder, spec, **changes), metrics, stop=stop)
+        with open(metrics) as f:
+            return [json.loads(line) for line in f]
+
+    scaled = {"dtype": "fp16", "initial_scale_power": 24, "loss_scale_window": 1}
+    fresh(spec, metrics)
+    rows = attempt(**scaled)
+    want, skipped = outcome(spec, metrics), [r["grad_norm"] is None for r in rows]
+    scale, overflows, good = 2.0 ** 24, 0, skipped[0] and not all(skipped)
+    for row, skip in zip(rows, skipped):
+        overflows += skip
+        good = good and row["loss_scale"] == scale and row["loss_scale_overflows"] == overflows and row["loss"] is not None
+        scale = scale / 2 if skip else scale * 2
+    verdict(f"{job} fp16: a step whose gradients overflow is skipped, the scale halved, then doubled", good, str(skipped))
+    if job == "grpo":
+        verdict("grpo fp16: rollout and training log-probs are the same bits",
+                all(r["sampling/sampling_logp_difference/max"] == 0 for r in rows))
+    first = skipped.index(False)
+    fresh(spec, metrics)
+    attempt(stop=first + 1, **scaled)
+    attempt(**scaled)
+    verdict(f"{job} fp16: the loss scale goes on after a resume, same bytes", outcome(spec, metrics) == want)
+    # Nothing but skipped steps: the weights are those the job began with, which fp16 rounds once.
+    fresh(spec, metrics)
+    rows = attempt(**dict(scaled, initial_scale_power=32), max_steps=2, model_folder=base)
+    with open(base + "/model.safetensors", "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        header, start = json.loads(f.read(size)), f.read()
+    with open(json.load(open(spec))["output_folder"] + "/model.safetensors", "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        other, end = json.loads(f.read(size)), f.read()
+    good = all(r["grad_norm"] is None for r in rows)
+    for name, entry in header.items():
+        if name != "__metadata__":
+            (a, b), (c, d) = entry["data_offsets"], other[name]["data_offsets"]
+            was = struct.unpack(f"<{(b - a) // 4}f", start[a:b])
+            rounded = was if len(entry["shape"]) == 1 else \
+                struct.unpack(f"<{len(was)}e", struct.pack(f"<{len(was)}e", *was))
+            good = good and rounded == struct.unpack(f"<{(d - c) // 4}f", end[c:d])
+    verdict(f"{job} fp16: skipped steps change no weight", good)
+    for dtype in ("float16", "bfloat16") if job == "sft" else ("float16",):
+        shutil.rmtree(stored, ignore_errors=True)
+        shutil.copytree(base, stored)
+        convert(stored, dtype)
+        for own in ("auto", "fp32"):
+            changes = {"dtype": own, "model_folder": stored, "max_steps": 4}
+            fresh(spec, metrics)
+            attempt(**changes)
+            want = outcome(spec, metrics)
+            fresh(spec, metrics)
+            attempt(stop=3, **changes)
+            halfway = not os.path.exists(json.load(open(spec))["output_folder"])
+            attempt(**changes)
+            verdict(f"{job} {own} of a model stored in {dtype}: saved and resumed, same bytes",
+                    halfway and outcome(spec, metrics) == want)
+
+
 def main():
     build, trials = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20
     rng = random.Random(int(os.environ.get("VIREO_TEST_SEED", "1")))
@@ -175,6 +267,7 @@ def main():
                     verdict(f"grpo: activations kept or computed again, same bytes {changes or ''} {fault or ''}".rstrip(),
                             good, f"{adopted} of {computed} micro-batches adopted")
             offload(build, folder, job, verdict)
+            halves(build, folder, job, verdict)
             kills = 0
             for trial in range(trials // 2):
                 fresh(spec, metrics)

@@ -1,21 +1,17 @@
-// Ops on bf16 activations. All compute in f32 and round once, to nearest even, when they store: on the same (rounded)
-// inputs a bf16 result is bit for bit the f32 result rounded, forward and backward. The f32 ops have references and
+// Ops on 16-bit activations. All compute in f32 and round once, to nearest even, when they store: on the same (rounded)
+// inputs such a result is bit for bit the f32 result rounded, forward and backward. The f32 ops have references and
 // finite differences in their own files.
 #include "tests/kernels/guard.h"
 
-#include "compute/base/half.h"
+#include "compute/base/check.h"
 
-static float rounded(float x)
-{
-    return bf16_to_float(float_to_bf16(x));
-}
+static const enum dtype halves[] = {DTYPE_BF16, DTYPE_F16};
 
-// n values of a seed that bf16 holds exactly.
-static float *exact_random(size_t n, uint32_t seed, float scale)
+// n values of a seed that `half` holds exactly.
+static float *exact_random(enum dtype half, size_t n, uint32_t seed, float scale)
 {
     float *x = test_random(n, seed, scale);
-    for (size_t i = 0; i < n; i++)
-        x[i] = rounded(x[i]);
+    test_round_all(half, x, n);
     return x;
 }
 
@@ -46,11 +42,12 @@ static struct form form_of(enum op op, uint32_t width)
     }
 }
 
-static struct outcome run(enum op op, enum dtype type, uint32_t rows, uint32_t width)
+// In `type`, on values that `half` holds.
+static struct outcome run(enum op op, enum dtype type, enum dtype half, uint32_t rows, uint32_t width)
 {
     const struct form f = form_of(op, width);
     struct outcome o = {.x_count = (size_t)rows * f.in};
-    float *x = exact_random(o.x_count, 1, 3), *w = exact_random((size_t)f.in * (f.out + 5), 2, 1);
+    float *x = exact_random(half, o.x_count, 1, 3), *w = exact_random(half, (size_t)f.in * (f.out + 5), 2, 1);
     float *residual = test_random((size_t)rows * f.out, 4, 1);
     uint32_t w_rows = op == NORM ? f.in : op == EMBED ? 5 : f.out, w_columns = op == NORM ? 1 : f.in;
     struct weight weight = test_weight(op == NORM ? DTYPE_F32 : type, w_rows, w_columns, w, true);
@@ -81,7 +78,7 @@ static struct outcome run(enum op op, enum dtype type, uint32_t rows, uint32_t w
     REQUIRE(!tape_failed(t));
     o.n = tensor_count(y);
     o.y_type = y.dtype;
-    float *g = exact_random(o.n, 3, 1);
+    float *g = exact_random(half, o.n, 3, 1);
     REQUIRE_OK(tape_backward(t, y, test_tensor(y.dtype, tensor_rows(y), tensor_columns(y), g), &err));
     bool fresh;
     struct tensor dx = tape_grad(t, leaf, &fresh);
@@ -102,25 +99,18 @@ static void outcome_free(struct outcome *o)
     free(o->y), free(o->dx), free(o->dw);
 }
 
-static void round_all(float *x, size_t n, enum dtype type)
+static void results_are_those_of_f32_rounded(enum dtype half)
 {
-    for (size_t i = 0; type == DTYPE_BF16 && i < n; i++)
-        x[i] = rounded(x[i]);
-}
-
-static void bf16_is_the_f32_result_rounded(void **state)
-{
-    (void)state;
     static const uint32_t shapes[][2] = {{1, 2}, {3, 6}, {7, 130}, {65, 34}, {5, 1026}, {3, 4}, {67, 36}, {9, 260}, {2, 1024}};
     for (int op = 0; op < OPS; op++)
         for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
-            struct outcome want = run(op, DTYPE_F32, shapes[k][0], shapes[k][1]);
-            struct outcome got = run(op, DTYPE_BF16, shapes[k][0], shapes[k][1]);
+            struct outcome want = run(op, DTYPE_F32, half, shapes[k][0], shapes[k][1]);
+            struct outcome got = run(op, half, half, shapes[k][0], shapes[k][1]);
             const struct form f = form_of(op, shapes[k][1]);
-            REQUIRE(got.y_type == (f.y_f32 ? DTYPE_F32 : DTYPE_BF16));
-            REQUIRE(got.dx_type == (f.x_f32 ? DTYPE_F32 : DTYPE_BF16));
-            round_all(want.y, want.n, got.y_type);
-            round_all(want.dx, want.x_count, got.dx_type);
+            REQUIRE(got.y_type == (f.y_f32 ? DTYPE_F32 : half));
+            REQUIRE(got.dx_type == (f.x_f32 ? DTYPE_F32 : half));
+            test_round_all(got.y_type, want.y, want.n);
+            test_round_all(got.dx_type, want.dx, want.x_count);
             char what[64];
             snprintf(what, sizeof what, "%s y, %u x %u", names[op], shapes[k][0], shapes[k][1]);
             test_same_bits(what, got.y, want.y, want.n);
@@ -133,34 +123,53 @@ static void bf16_is_the_f32_result_rounded(void **state)
         }
 }
 
-// dx += where two ops read one tensor: the sum is rounded as it is stored.
-static void gradients_add_up_in_bf16(void **state)
+static void bf16_is_the_f32_result_rounded(void **state)
 {
     (void)state;
+    results_are_those_of_f32_rounded(DTYPE_BF16);
+}
+
+static void fp16_is_the_f32_result_rounded(void **state)
+{
+    (void)state;
+    results_are_those_of_f32_rounded(DTYPE_F16);
+}
+
+// dx += where two ops read one tensor: the sum is rounded as it is stored.
+static void gradients_add_up(enum dtype half)
+{
     enum { ROWS = 3, C = 70, N = ROWS * C };
-    float *x = exact_random(2 * N, 1, 3), *g = exact_random(N, 2, 1), once[2 * N], twice[2 * N];
+    float *x = exact_random(half, 2 * N, 1, 3), *g = exact_random(half, N, 2, 1), once[2 * N], twice[2 * N];
     for (int uses = 1; uses <= 2; uses++) {
-        struct tape *t = test_tape_of(DTYPE_BF16, true);
-        struct tensor leaf = test_leaf_of(t, DTYPE_BF16, ROWS, 2 * C, x), y = nn_swiglu(t, leaf);
+        struct tape *t = test_tape_of(half, true);
+        struct tensor leaf = test_leaf_of(t, half, ROWS, 2 * C, x), y = nn_swiglu(t, leaf);
         if (uses == 2)
             y = nn_add(t, y, nn_swiglu(t, leaf));
-        REQUIRE_OK(tape_backward(t, y, test_tensor(DTYPE_BF16, ROWS, C, g), &err));
+        REQUIRE_OK(tape_backward(t, y, test_tensor(half, ROWS, C, g), &err));
         bool fresh;
         test_read(tape_grad(t, leaf, &fresh), uses == 1 ? once : twice);
         test_tape_end(&t);
     }
+    // Doubling is exact but for fp16's subnormals, of which the sum is rounded once and each half was.
     for (int i = 0; i < 2 * N; i++)
-        REQUIRE(twice[i] == 2 * once[i]);
+        REQUIRE_NEAR(twice[i], 2 * once[i], half == DTYPE_F16 ? 0x1p-24 : 0);
     free(x), free(g);
 }
 
-// Rotation in place, back again on the gradient, and rows stored in a bf16 pool.
-static void rope_in_bf16(void **state)
+static void gradients_add_up_in_halves(void **state)
 {
     (void)state;
+    gradients_add_up(DTYPE_BF16);
+    gradients_add_up(DTYPE_F16);
+}
+
+// Rotation in place, back again on the gradient, and rows stored in a pool of 16 bits.
+static void rope_in(enum dtype half)
+{
     enum { ROWS = 13, HEADS = 3, KV = 1, D = 20, WIDTH = (HEADS + 2 * KV) * D, P = 40, SLOTS = 16 };
     const struct nn_heads h = {.heads = HEADS, .kv_heads = KV, .head_dim = D};
-    float *x = exact_random(ROWS * WIDTH, 1, 2), *g = exact_random(ROWS * WIDTH, 2, 1), table[P * D], zero[SLOTS * D] = {0};
+    float *x = exact_random(half, ROWS * WIDTH, 1, 2), *g = exact_random(half, ROWS * WIDTH, 2, 1);
+    float table[P * D], zero[SLOTS * D] = {0};
     float y[2][ROWS * WIDTH], dx[2][ROWS * WIDTH], k[SLOTS * D], v[SLOTS * D];
     uint32_t positions[ROWS * 4], slot[ROWS];
     for (uint32_t i = 0; i < ROWS; i++) {
@@ -170,10 +179,10 @@ static void rope_in_bf16(void **state)
     }
     nn_rope_table(10000, D, D / 2, P, false, table);
     for (int b = 0; b < 2; b++) {
-        const enum dtype type = b ? DTYPE_BF16 : DTYPE_F32;
+        const enum dtype type = b ? half : DTYPE_F32;
         struct nn_rope rope = {.table = test_tensor(DTYPE_F32, P, D, table), .frequencies = D / 2, .section = {2, 5, 3}};
         rope.positions = test_tensor_u32(ROWS, 4, positions);
-        struct nn_kv kv = {.k = test_tensor(DTYPE_BF16, SLOTS, D, zero), .v = test_tensor(DTYPE_BF16, SLOTS, D, zero)};
+        struct nn_kv kv = {.k = test_tensor(half, SLOTS, D, zero), .v = test_tensor(half, SLOTS, D, zero)};
         kv.slot = test_tensor_u32(ROWS, 1, slot);
         struct tape *t = test_tape_of(type, true);
         struct tensor leaf = test_leaf_of(t, type, ROWS, WIDTH, x), out = nn_rope_store(t, leaf, &h, &rope, &kv);
@@ -182,8 +191,8 @@ static void rope_in_bf16(void **state)
         REQUIRE_OK(tape_backward(t, out, test_tensor(type, ROWS, WIDTH, g), &err));
         bool fresh;
         test_read(tape_grad(t, leaf, &fresh), dx[b]);
-        round_all(y[b], ROWS * WIDTH, DTYPE_BF16);
-        round_all(dx[b], ROWS * WIDTH, DTYPE_BF16);
+        test_round_all(half, y[b], ROWS * WIDTH);
+        test_round_all(half, dx[b], ROWS * WIDTH);
         // Both pools hold the rounded values of their rows.
         test_read(kv.k, k);
         test_read(kv.v, v);
@@ -197,6 +206,13 @@ static void rope_in_bf16(void **state)
     test_same_bits("rope", y[1], y[0], ROWS * WIDTH);
     test_same_bits("rope dx", dx[1], dx[0], ROWS * WIDTH);
     free(x), free(g);
+}
+
+static void rope_in_halves(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < VIREO_COUNT(halves); i++)
+        rope_in(halves[i]);
 }
 
 // Vector i of a matrix [2, n]: the second starts in the middle of 8 bytes when n is odd.
@@ -250,21 +266,26 @@ static void refuses_by_name(void **state)
     (void)state;
     float x[24] = {0};
     struct weight w = test_weight(DTYPE_F32, 3, 1, x, false);
-    struct tape *t = test_tape_of(DTYPE_F16, false);
+    struct tape *t = test_tape_of(DTYPE_U32, false);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
-    REQUIRE(strstr(err.message, "f16"));
-    t = test_tape_of(DTYPE_BF16, false); // rows of three share words with each other
-    nn_rms_norm(t, test_tensor(DTYPE_F32, 4, 3, x), &w, 1e-6f);
-    REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
-    t = test_tape_of(DTYPE_BF16, false);
-    nn_swiglu(t, test_tensor(DTYPE_BF16, 4, 6, x));
-    REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
+    REQUIRE(strstr(err.message, "u32"));
+    for (size_t i = 0; i < VIREO_COUNT(halves); i++) {
+        t = test_tape_of(halves[i], false); // rows of three share words with each other
+        nn_rms_norm(t, test_tensor(DTYPE_F32, 4, 3, x), &w, 1e-6f);
+        REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
+        REQUIRE(strstr(err.message, dtype_name(halves[i])));
+        t = test_tape_of(halves[i], false);
+        nn_swiglu(t, test_tensor(halves[i], 4, 6, x));
+        REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
+        REQUIRE(strstr(err.message, dtype_name(halves[i])));
+    }
 }
 
 const struct CMUnitTest cases_activations[] = {
     cmocka_unit_test(bf16_is_the_f32_result_rounded),
-    cmocka_unit_test(gradients_add_up_in_bf16),
-    cmocka_unit_test(rope_in_bf16),
+    cmocka_unit_test(fp16_is_the_f32_result_rounded),
+    cmocka_unit_test(gradients_add_up_in_halves),
+    cmocka_unit_test(rope_in_halves),
     cmocka_unit_test(layout_changes_no_bits),
     cmocka_unit_test(refuses_by_name),
 };

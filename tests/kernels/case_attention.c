@@ -3,7 +3,6 @@
 #include "tests/kernels/kernels.h"
 
 #include "compute/base/check.h"
-#include "compute/base/half.h"
 
 // One test problem. Key rows are rows of `qkv` itself.
 struct problem {
@@ -672,17 +671,10 @@ static void no_keys_in_pages(void **state)
     drop(&p);
 }
 
-static void round_all(float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        x[i] = bf16_to_float(float_to_bf16(x[i]));
-}
-
 // Half of the storage, the same sums: o is the f32 result rounded once, also out of a pool in either type; gradients
 // differ from the reference by roundings alone.
-static void bf16_storage(void **state)
+static void stored_in(enum dtype half, double gradient_error)
 {
-    (void)state;
     static const uint32_t shapes[][5] = {
         {4, 2, 16, 37, 25}, {3, 1, 6, 13, 9}, {2, 2, 80, 9, 17}, {2, 1, 128, 8, 9}, {4, 4, 12, 29, 21},
     };
@@ -691,23 +683,23 @@ static void bf16_storage(void **state)
         struct problem p = make_group(s[0], s[1], s[2], s[3], 3, s[4]);
         const size_t n = (size_t)p.rows * p.width, out = out_count(&p);
         const uint32_t out_width = s[0] * s[2], kv_width = s[1] * s[2];
-        round_all(p.qkv, n);
-        round_all(p.go, out);
+        test_round_all(half, p.qkv, n);
+        test_round_all(half, p.go, out);
         float *exact = device_forward(&p), *start = malloc(n * 4);
-        round_all(exact, out);
-        storage = DTYPE_BF16;
+        test_round_all(half, exact, out);
+        storage = half;
         float *o = device_forward(&p), *trained = malloc(out * 4), *g = device_backward(&p, NULL, trained);
-        test_same_bits("o in bf16", o, exact, out);
-        test_same_bits("o in bf16 with gradients", trained, exact, out);
+        test_same_bits("o in 16 bits", o, exact, out);
+        test_same_bits("o in 16 bits with gradients", trained, exact, out);
         double *x = doubles(p.qkv, n);
         reference(&p, x, true);
-        test_near("gradient in bf16", g, p.gqkv, n, 8e-3);
+        test_near("gradient in 16 bits", g, p.gqkv, n, gradient_error);
         test_values(start, n, 99);
-        round_all(start, n);
+        test_round_all(half, start, n);
         for (size_t e = 0; e < n; e++)
             p.gqkv[e] += start[e];
         float *added = device_backward(&p, start, NULL);
-        test_near("gradient in bf16, added", added, p.gqkv, n, 1.2e-2);
+        test_near("gradient in 16 bits, added", added, p.gqkv, n, 1.5 * gradient_error);
 
         // The same key rows in a pool, of either type, beside qkv of either type.
         float *k = malloc((size_t)p.rows * kv_width * 4), *v = malloc((size_t)p.rows * kv_width * 4);
@@ -716,7 +708,7 @@ static void bf16_storage(void **state)
             memcpy(v + (size_t)r * kv_width, p.qkv + (size_t)r * p.width + out_width + kv_width, kv_width * 4);
         }
         for (int c = 0; c < 4; c++) {
-            const enum dtype type = c & 1 ? DTYPE_BF16 : DTYPE_F32, pool = c & 2 ? DTYPE_BF16 : DTYPE_F32;
+            const enum dtype type = c & 1 ? half : DTYPE_F32, pool = c & 2 ? half : DTYPE_F32;
             struct nn_kv kv = {
                 .k = test_tensor(pool, p.rows, kv_width, k),
                 .v = test_tensor(pool, p.rows, kv_width, v),
@@ -725,7 +717,7 @@ static void bf16_storage(void **state)
             struct nn_spans spans = spans_of(&p);
             test_read(nn_attention(t, test_tensor(type, p.rows, p.width, p.qkv), &p.heads, &spans, &kv), trained);
             test_tape_end(&t);
-            round_all(trained, out); // f32 results become those of bf16
+            test_round_all(half, trained, out); // f32 results become those of 16 bits
             test_same_bits("o out of a pool", trained, exact, out);
         }
         storage = DTYPE_F32;
@@ -742,6 +734,18 @@ static void bf16_storage(void **state)
     }
 }
 
+static void bf16_storage(void **state)
+{
+    (void)state;
+    stored_in(DTYPE_BF16, 8e-3);
+}
+
+static void fp16_storage(void **state)
+{
+    (void)state;
+    stored_in(DTYPE_F16, 1e-3); // three more bits
+}
+
 static void bits_do_not_depend_on_the_tile(void **state)
 {
     (void)state;
@@ -756,9 +760,10 @@ static void bits_do_not_depend_on_the_tile(void **state)
     snprintf(whole, sizeof whole, "%s", kept ? kept : "");
     snprintf(before, sizeof before, "%s", tiles ? "simd-1" : whole);
     setenv("VIREO_ATTENTION", before, 1);
-    for (int b = 0; b < 2; b++) {
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    for (size_t b = 0; b < VIREO_COUNT(types); b++) {
         struct problem p = make_group(6, 2, 16, 37, 3, 25);
-        storage = b ? DTYPE_BF16 : DTYPE_F32;
+        storage = types[b];
         float *o = device_forward(&p), *g = device_backward(&p, NULL, NULL);
         for (size_t i = 0; i < VIREO_COUNT(kinds); i++) {
             setenv("VIREO_ATTENTION", kinds[i], 1);
@@ -897,7 +902,8 @@ static void refuses(void **state)
     struct problem p = make_group(2, 1, 8, 4, 0, 1);
     struct nn_spans s = spans_of(&p);
     struct tensor qkv = test_tensor(DTYPE_F32, p.rows, p.width, p.qkv);
-    struct nn_kv kv = {.k = test_tensor(DTYPE_F16, p.rows, 8, p.qkv), .v = test_tensor(DTYPE_F16, p.rows, 8, p.qkv)};
+    struct nn_kv kv = {.k = test_tensor(DTYPE_F32, p.rows, 8, p.qkv), .v = test_tensor(DTYPE_F32, p.rows, 8, p.qkv)};
+    kv.k.dtype = kv.v.dtype = DTYPE_U32;
     struct tape *t = test_tape(false);
     nn_attention(t, qkv, &p.heads, &s, &kv);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
@@ -907,9 +913,12 @@ static void refuses(void **state)
     t = test_tape(false);
     nn_attention(t, qkv, &(struct nn_heads){1, 1, 256, 1}, &s, NULL);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
-    t = test_tape(false); // two bf16 share a word
-    nn_attention(t, test_tensor(DTYPE_BF16, 2, 9, p.qkv), &(struct nn_heads){1, 1, 3, 1}, &s, NULL);
-    REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
+    for (int f16 = 0; f16 < 2; f16++) {
+        t = test_tape(false); // two halves share a word
+        nn_attention(t, test_tensor(f16 ? DTYPE_F16 : DTYPE_BF16, 2, 9, p.qkv), &(struct nn_heads){1, 1, 3, 1}, &s, NULL);
+        REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);
+        REQUIRE(strstr(err.message, f16 ? "attention over f16" : "attention over bf16"));
+    }
     drop(&p);
 }
 
@@ -920,6 +929,7 @@ static void warms_up(void **state)
     const struct gpu_warm list[] = {
         {.kernel = KERNEL_ATTENTION_FWD, .constants = {16, 2}, .constant_count = 2},
         {.kernel = KERNEL_ATTENTION_FWD, .constants = {16, 1, 1, 1, 1, 1}, .constant_count = 6},
+        {.kernel = KERNEL_ATTENTION_FWD, .constants = {16, 1, 1, 2, 2, 2}, .constant_count = 6},
         {.kernel = KERNEL_ATTENTION_BWD_QUERY, .constants = {16, 2}, .constant_count = 2},
         {.kernel = KERNEL_ATTENTION_BWD_KEY, .constants = {16, 2}, .constant_count = 2},
     };
@@ -936,6 +946,7 @@ const struct CMUnitTest cases_attention[] = {
     cmocka_unit_test(bits_do_not_depend_on_pages),
     cmocka_unit_test(no_keys_in_pages),
     cmocka_unit_test(bf16_storage),
+    cmocka_unit_test(fp16_storage),
     cmocka_unit_test(bits_do_not_depend_on_the_tile),
     cmocka_unit_test(bits_do_not_depend_on_neighbours),
     cmocka_unit_test(broken_keys_stay_where_they_are_seen),

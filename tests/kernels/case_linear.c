@@ -2,7 +2,6 @@
 #include "tests/kernels/kernels.h"
 
 #include "compute/base/check.h"
-#include "compute/base/half.h"
 #include "compute/nn/gemm_tile.h"
 #include "shaders/args/gemm.h"
 
@@ -25,9 +24,7 @@ static struct matrix matrix_padded(enum dtype type, uint32_t rows, uint32_t colu
     x.values = malloc((n + 1) * sizeof *x.values);
     REQUIRE(x.values);
     test_values(x.values, n, seed);
-    if (type == DTYPE_BF16)
-        for (size_t i = 0; i < n; i++)
-            x.values[i] = bf16_to_float(float_to_bf16(x.values[i]));
+    test_round_all(type, x.values, n);
     x.whole = x.view = test_tensor(type, all_rows, x.stride, x.values);
     if (x.rows_before)
         x.view = tensor_column_part(tensor_row_part(x.whole, 1, rows), left, columns);
@@ -104,7 +101,7 @@ static void product_run(const struct product *p)
 }
 
 // Runs it and compares with sums in double. A sum of k products in [-1, 1] is rounded k times by 2^-24 of partial sums
-// of about sqrt(k) / 3: 2e-8 k covers it. A bf16 C keeps 8 bits.
+// of about sqrt(k) / 3: 2e-8 k covers it. A bf16 C keeps 8 bits, one in fp16 11.
 static void product_check(const struct product *p, const char *label)
 {
     const uint32_t k = p->kind == NN_TN ? p->a.rows : p->a.columns;
@@ -121,7 +118,8 @@ static void product_check(const struct product *p, const char *label)
             wanted[(size_t)i * p->c.columns + j] = product_element(p, i, j);
     product_run(p);
     float *got = read_view(what, &p->c);
-    test_near(what, got, wanted, n, p->c.view.dtype == DTYPE_BF16 ? 0x1p-8 : 1e-6 + 2e-8 * k);
+    const double half = p->c.view.dtype == DTYPE_BF16 ? 0x1p-8 : p->c.view.dtype == DTYPE_F16 ? 0x1p-11 : 0;
+    test_near(what, got, wanted, n, half + 1e-6 + 2e-8 * k);
     free(got);
     free(wanted);
 }
@@ -143,7 +141,11 @@ static struct product product_new(enum nn_product kind, enum dtype at_, enum dty
     return p;
 }
 
-static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+// Of A and B. 16-bit operands of a product have one type.
+static const enum dtype pairs[][2] = {{DTYPE_F32, DTYPE_F32},   {DTYPE_F32, DTYPE_BF16}, {DTYPE_BF16, DTYPE_F32},
+                                      {DTYPE_BF16, DTYPE_BF16}, {DTYPE_F32, DTYPE_F16},  {DTYPE_F16, DTYPE_F32},
+                                      {DTYPE_F16, DTYPE_F16}};
 
 static void products_match_double_sums(void **state)
 {
@@ -153,10 +155,10 @@ static void products_match_double_sums(void **state)
         {31, 20, 32}, {2, 1000, 7}, {97, 68, 5}, {130, 96, 13}, {3, 5, 0},    {48, 144, 1000},
     };
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (int i = 0; i < 4; i++)
+        for (size_t i = 0; i < VIREO_COUNT(pairs); i++)
             for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
                 const uint32_t *e = shapes[s];
-                struct product p = product_new(kind, types[i >> 1], types[i & 1], e[0], e[1], e[2]);
+                struct product p = product_new(kind, pairs[i][0], pairs[i][1], e[0], e[1], e[2]);
                 product_check(&p, "plain");
                 product_free(&p);
             }
@@ -189,14 +191,14 @@ static void long_sums_are_whole(void **state)
 static void epilogue_adds_bias_residual_and_old_values(void **state)
 {
     (void)state;
-    for (int i = 0; i < 32; i++) {
-        const enum dtype c = types[i & 1], extra = types[i >> 1 & 1];
-        const bool bias = i >> 2 & 1, residual = i >> 3 & 1;
+    for (int i = 0; i < 72; i++) {
+        const enum dtype c = types[i % 3], extra = types[i / 3 % 3];
+        const bool bias = i / 9 & 1, residual = i / 9 >> 1 & 1;
         const uint32_t m = 19, n = 37, k = 24;
-        struct product p = {.kind = NN_NT, .beta = i >> 4 & 1};
+        struct product p = {.kind = NN_NT, .beta = i / 9 >> 2 & 1};
         p.a = matrix_new(DTYPE_F32, m, k, 21);
         p.b = matrix_new(DTYPE_F32, n, k, 22);
-        p.c = matrix_padded(c, m, n, c == DTYPE_BF16 ? 2 : 1, 1, 23); // bf16: even stride, whole words
+        p.c = matrix_padded(c, m, n, c == DTYPE_F32 ? 1 : 2, 1, 23); // 16 bits: even stride, whole words
         if (bias)
             p.bias = matrix_padded(extra, 1, n, 3, 2, 24); // an odd first element
         if (residual)
@@ -211,9 +213,9 @@ static void strided_views(void **state)
 {
     (void)state;
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (int i = 0; i < 8; i++) {
-            const uint32_t m = 21, n = 44, k = 36, left = i & 4 ? 1 : 4, right = i & 4 ? 2 : 4;
-            const enum dtype at_ = types[i >> 1 & 1], bt = types[i & 1];
+        for (size_t i = 0; i < 2 * VIREO_COUNT(pairs); i++) {
+            const uint32_t m = 21, n = 44, k = 36, left = i & 1 ? 1 : 4, right = i & 1 ? 2 : 4;
+            const enum dtype at_ = pairs[i / 2][0], bt = pairs[i / 2][1];
             struct product p = {.kind = kind, .beta = 1};
             p.a = kind == NN_TN ? matrix_padded(at_, k, m, left, right, 31) : matrix_padded(at_, m, k, left, right, 31);
             p.b = kind == NN_NT ? matrix_padded(bt, n, k, left, right, 32) : matrix_padded(bt, k, n, left, right, 32);
@@ -223,18 +225,19 @@ static void strided_views(void **state)
         }
 }
 
-// bf16 C with an odd number of columns: the neighbour in the last word stays.
-static void bf16_result_of_odd_width(void **state)
+// 16-bit C with an odd number of columns: the neighbour in the last word stays.
+static void half_result_of_odd_width(void **state)
 {
     (void)state;
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (uint32_t n = 1; n <= 50; n += 7) {
-            struct product p = product_new(kind, DTYPE_F32, types[n & 1], 18, n, 12);
-            matrix_free(&p.c);
-            p.c = matrix_padded(DTYPE_BF16, 18, n, 2, n % 2 ? 1 : 2, 43);
-            product_check(&p, "odd bf16");
-            product_free(&p);
-        }
+        for (int c = 1; c <= 2; c++)
+            for (uint32_t n = 1; n <= 50; n += 7) {
+                struct product p = product_new(kind, DTYPE_F32, types[n & 1 ? c : 0], 18, n, 12);
+                matrix_free(&p.c);
+                p.c = matrix_padded(types[c], 18, n, 2, n % 2 ? 1 : 2, 43);
+                product_check(&p, "odd half");
+                product_free(&p);
+            }
 }
 
 static float *product_values(const struct product *p)
@@ -255,6 +258,31 @@ static float *product_values_by(const struct product *p, const char *kernels)
     return out;
 }
 
+// Beyond the range of fp16 a result is infinite, not clipped; what is halfway to the first value out of it is beyond.
+static void fp16_results_overflow_to_infinity(void **state)
+{
+    (void)state;
+    static const float a[] = {65504, 65519.99609375f, 65520, -65520, 1e30f, 2e-8f, 3.1e-8f, NAN};
+    static const char *const kernels[] = {"simd", "any", "tile"};
+    for (size_t i = 0; i < VIREO_COUNT(kernels); i++) {
+        struct product p = product_new(NN_NT, DTYPE_F32, DTYPE_F32, 8, 2, 1);
+        matrix_free(&p.c);
+        p.c = matrix_new(DTYPE_F16, 8, 2, 5);
+        REQUIRE_OK(tensor_write_floats(test_device, p.a.whole, a, &err));
+        REQUIRE_OK(tensor_write_floats(test_device, p.b.whole, (float[]){1, 1}, &err));
+        float *got = product_values_by(&p, kernels[i]);
+        for (int e = 0; e < 8; e++)
+            for (int column = 0; column < 2; column++) {
+                const float x = got[2 * e + column], wanted = test_rounded(DTYPE_F16, a[e]);
+                if (!(isnan(wanted) ? isnan(x) : x == wanted))
+                    fail_msg("%s: %.9g in fp16 is %g, not %g", kernels[i], a[e], x, wanted);
+            }
+        REQUIRE(isinf(got[4]) && isinf(got[6]) && got[0] == 65504);
+        free(got);
+        product_free(&p);
+    }
+}
+
 // Row i of op(A) as an operand of its own.
 static struct tensor row_of(const struct product *p, uint32_t i)
 {
@@ -268,10 +296,10 @@ static void rows_have_the_same_bits_in_every_batch(void **state)
     (void)state;
     static const uint32_t heights[] = {1, 2, 3, 8, 9, 16, 17, 31, 100};
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (int i = 0; i < 8; i++) {
+        for (size_t i = 0; i < 2 * VIREO_COUNT(pairs); i++) {
             // Aligned for the wide kernels, in both widths of tile, with and without a rest of k.
-            const uint32_t m = 200, n = i & 4 ? 48 : 52, k = i & 4 ? 78 : 76;
-            struct product p = product_new(kind, types[i >> 1 & 1], types[i & 1], m, n, k);
+            const uint32_t m = 200, n = i & 1 ? 48 : 52, k = i & 1 ? 78 : 76;
+            struct product p = product_new(kind, pairs[i / 2][0], pairs[i / 2][1], m, n, k);
             float *all = product_values(&p), *again = product_values(&p);
             test_same_bits("twice", again, all, (size_t)m * n);
             free(again);
@@ -313,7 +341,8 @@ static void tiles_have_the_bits_of_the_simd_family(void **state)
         for (int i = 0; i < 2; i++) {
             char tile[16];
             snprintf(tile, sizeof tile, "tile-%d", (2 * kind + i) % GEMM_TILES);
-            struct product p = product_new(kind, DTYPE_F32, types[kind == NN_NT && i], 140, i ? 133 : 136, i ? 32 : 52);
+            const enum dtype bt = types[i == 0 || kind == NN_TN ? 0 : kind == NN_NT ? 1 : 2];
+            struct product p = product_new(kind, DTYPE_F32, bt, 140, i ? 133 : 136, i ? 32 : 52);
             p.bias = matrix_new(DTYPE_F32, 1, p.c.columns, 53);
             float *wanted = product_values_by(&p, "simd"), *got = product_values_by(&p, tile);
             test_same_bits(tile, got, wanted, (size_t)140 * p.c.columns);
@@ -332,13 +361,13 @@ static void cpu_tiles_have_the_same_bits(void **state)
     // Rows, columns, terms: short of every tile and past the tallest, rests of every kind, blocks of a long TN sum.
     static const uint32_t shapes[][3] = {{7, 5, 3}, {71, 67, 77}, {37, 150, 64}, {9, 34, 1111}};
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (uint32_t i = 0; i < 4; i++) {
-            // Each kind has both types of C, and each pair of operands meets both.
+        for (uint32_t i = 0; i < VIREO_COUNT(pairs); i++) {
+            // Each kind has C in f32 and in 16 bits, and each pair of operands meets both.
             const uint32_t *e = shapes[(i + (uint32_t)kind) % 4];
-            const enum dtype at_ = types[i & 1], bt = types[i >> 1], ct = types[(i + (uint32_t)kind) & 1];
-            const enum dtype extra = types[kind & 1];
+            const enum dtype at_ = pairs[i][0], bt = pairs[i][1], half = i < 4 ? DTYPE_BF16 : DTYPE_F16;
+            const enum dtype ct = (i + (uint32_t)kind) & 1 ? half : DTYPE_F32, extra = kind & 1 ? half : DTYPE_F32;
             // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a
-            // multiple of 4 too, unless it is k. A bf16 C in whole words.
+            // multiple of 4 too, unless it is k. A 16-bit C in whole words.
             const uint32_t m = kind == NN_TN ? (e[0] + 3) / 4 * 4 : e[0], n = kind == NN_NT ? e[1] : (e[1] + 3) / 4 * 4;
             const uint32_t k = e[2], width = kind == NN_TN ? m : k, depth = kind == NN_NT ? k : n;
             struct product p = {.kind = kind, .beta = 1};
@@ -408,7 +437,7 @@ static void zero_arguments_touch_nothing(void **state)
             gpu_dispatch(test_device, kernels[i],
                          &(struct gpu_dispatch){.args = &zeros, .args_bytes = sizeof zeros, .groups = 2});
     uint32_t constants[GEMM_TILE_CONSTANTS];
-    gemm_tile_constants(&gemm_tiles[GEMM_TILES - 1], false, false, constants);
+    gemm_tile_constants(&gemm_tiles[GEMM_TILES - 1], (struct gemm_types){0, 1}, false, constants);
     gpu_dispatch(test_device, KERNEL_GEMM_TILE_NT_F32_F32,
                  &(struct gpu_dispatch){.args = &zeros,
                                         .args_bytes = sizeof zeros,
@@ -470,16 +499,14 @@ static void check_gradient(const char *what, struct linear_case *c, float *value
 static void linear_forward_and_gradients(void **state)
 {
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct linear_case c;
         test_values(c.x, ROWS * WIDER, 71);
         test_values(c.w, OUTPUTS * INPUTS, 72);
         test_values(c.b, OUTPUTS, 73);
         test_values(c.residual, ROWS * OUTPUTS, 74);
         test_values(c.seed, ROWS * OUTPUTS, 75);
-        if (types[i] == DTYPE_BF16)
-            for (int e = 0; e < OUTPUTS * INPUTS; e++)
-                c.w[e] = bf16_to_float(float_to_bf16(c.w[e]));
+        test_round_all(types[i], c.w, OUTPUTS * INPUTS);
         struct weight w = test_weight(types[i], OUTPUTS, INPUTS, c.w, true);
         struct weight b = test_weight(DTYPE_F32, 1, OUTPUTS, c.b, true);
         w.bias = &b;
@@ -582,7 +609,7 @@ static void linear_rows_do_not_depend_on_the_batch(void **state)
     test_values(x, N * I, 91);
     test_values(w, O * I, 92);
     test_values(b, O, 93);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         struct weight weight = test_weight(types[i], O, I, w, true), bias = test_weight(DTYPE_F32, 1, O, b, true);
         weight.bias = &bias;
         struct tape *t = test_tape(true);
@@ -604,7 +631,8 @@ const struct CMUnitTest cases_linear[] = {
     cmocka_unit_test(long_sums_are_whole),
     cmocka_unit_test(epilogue_adds_bias_residual_and_old_values),
     cmocka_unit_test(strided_views),
-    cmocka_unit_test(bf16_result_of_odd_width),
+    cmocka_unit_test(half_result_of_odd_width),
+    cmocka_unit_test(fp16_results_overflow_to_infinity),
     cmocka_unit_test(rows_have_the_same_bits_in_every_batch),
     cmocka_unit_test(tiles_have_the_bits_of_the_simd_family),
     cmocka_unit_test(cpu_tiles_have_the_same_bits),

@@ -1,7 +1,6 @@
 // nn_logprob.
 #include "tests/kernels/guard.h"
 
-#include "compute/base/half.h"
 
 struct head_case {
     uint32_t rows, width, vocabulary;
@@ -76,8 +75,7 @@ static void check(struct head_case k)
 {
     const size_t nx = (size_t)k.rows * k.width, nw = (size_t)k.vocabulary * k.width;
     float *x = test_random(nx, 1, 2), *w = test_random(nw, 2, 1.5f), *g = test_random(k.rows, 3, 1);
-    for (size_t i = 0; k.type == DTYPE_BF16 && i < nw; i++)
-        w[i] = bf16_to_float(float_to_bf16(w[i]));
+    test_round_all(k.type, w, nw);
     uint32_t *target = test_alloc(k.rows, sizeof *target), *top = test_alloc(k.rows, sizeof *top);
     for (uint32_t m = 0; m < k.rows; m++)
         target[m] = m * 977 % k.vocabulary;
@@ -113,6 +111,7 @@ static void logprobs(void **state)
     check((struct head_case){1, 1, 1, DTYPE_F32, 1});
     check((struct head_case){3, 5, 31, DTYPE_F32, 0.7f});
     check((struct head_case){7, 24, 33, DTYPE_BF16, 1});
+    check((struct head_case){7, 24, 33, DTYPE_F16, 1});
     check((struct head_case){5, 8, 4099, DTYPE_F32, 1.3f}); // two blocks of the softmax
     check((struct head_case){17, 4, 9001, DTYPE_BF16, 1});
 }

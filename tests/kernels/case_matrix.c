@@ -1,8 +1,7 @@
-// nn_gemm with both operands in 16 bits: fp16 by the "tile" family on every device, fp16 and bf16 by the "coopmat" family
+// nn_gemm with both operands in 16 bits: fp16 by the "tile" family, fp16 and bf16 by the "coopmat" family
 // where the device has matrix units for them (Mesa's CPU driver has from 26 on).
 #include "tests/kernels/kernels.h"
 
-#include "compute/base/half.h"
 #include "compute/nn/gemm_tile.h"
 
 static const char *const product_names[] = {"NT", "NN", "TN"};
@@ -23,9 +22,7 @@ static float *values_of(enum dtype type, uint32_t rows, uint32_t columns, uint32
     REQUIRE(x);
     test_values(x, n, seed);
     for (size_t i = 0; i < n; i++)
-        x[i] = type == DTYPE_F16    ? fp16_to_float(float_to_fp16(x[i]))
-               : type == DTYPE_BF16 ? bf16_to_float(float_to_bf16(x[i]))
-                                    : x[i];
+        x[i] = test_rounded(type, x[i]);
     *out = tensor_column_part(test_tensor(type, rows, columns + extra, x), 0, columns);
     return x;
 }
@@ -127,8 +124,8 @@ static void epilogue_adds_bias_residual_and_old_values(void **state)
             for (int c = 0; c < 2 && kernels_at(types[ty], i, kernels); c++) {
                 const uint32_t m = 70, n = c ? 86 : 67;
                 struct product p = product_new(NN_NT, types[ty], m, n, 40, 0);
-                p.bias = values_of(c ? DTYPE_BF16 : DTYPE_F32, 1, n, 0, 4, &p.tbias);
-                p.residual = values_of(c ? DTYPE_F32 : DTYPE_BF16, m, n, 0, 5, &p.tresidual);
+                p.bias = values_of(c ? types[ty] : DTYPE_F32, 1, n, 0, 4, &p.tbias);
+                p.residual = values_of(c ? DTYPE_F32 : types[ty], m, n, 0, 5, &p.tresidual);
                 if (c) {
                     free(p.c);
                     p.c = values_of(DTYPE_BF16, m, n, 0, 6, &p.tc);

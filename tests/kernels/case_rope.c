@@ -246,10 +246,11 @@ static void refuses(void **state)
     nn_rope_store(t, x, &p.heads, &wrong, NULL);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_INVALID);
     struct nn_kv kv = {
-        .k = test_tensor(DTYPE_F16, 3, 8, p.x),
-        .v = test_tensor(DTYPE_F16, 3, 8, p.x),
+        .k = test_tensor(DTYPE_F32, 3, 8, p.x),
+        .v = test_tensor(DTYPE_F32, 3, 8, p.x),
         .slot = test_tensor_u32(3, 1, (uint32_t[]){0, 1, 2}),
     };
+    kv.k.dtype = kv.v.dtype = DTYPE_U32;
     t = test_tape(false);
     nn_rope_store(t, x, &p.heads, &p.rope, &kv);
     REQUIRE_FAIL(tape_finish(&t, &err), VIREO_UNSUPPORTED);

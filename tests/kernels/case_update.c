@@ -1,8 +1,6 @@
 // nn_update_*: norm, clipping, AdamW.
 #include "tests/kernels/guard.h"
 
-#include "compute/base/half.h"
-
 // Below, at and past a chunk of 32768; odd; one; two-dimensional ones decay.
 static const uint32_t sizes[] = {1, 7, 32768, 32769, 70001, 333};
 enum { ITEMS = sizeof sizes / sizeof sizes[0] };
@@ -13,7 +11,7 @@ struct model {
     double *w[ITEMS], *m[ITEMS], *v[ITEMS]; // the reference
 };
 
-static struct model model_new(float scale)
+static struct model model_new(float scale, enum dtype half)
 {
     struct model k = {0};
     for (uint32_t i = 0; i < ITEMS; i++) {
@@ -33,7 +31,7 @@ static struct model model_new(float scale)
             .decay = i % 2 == 0,
         };
         if (i != 2)
-            k.items[i].copy = test_tensor(DTYPE_BF16, n, 1, zero);
+            k.items[i].copy = test_tensor(half, n, 1, zero);
         free(w), free(zero);
     }
     return k;
@@ -76,7 +74,7 @@ static void compare(const struct model *k)
         if (k->items[i].copy.span.address) {
             float *copy = test_fetch(k->items[i].copy);
             for (uint32_t j = 0; j < sizes[i]; j++)
-                if (copy[j] != bf16_to_float(float_to_bf16(got[j])))
+                if (copy[j] != test_rounded(k->items[i].copy.dtype, got[j]))
                     fail_msg("copy of item %d at %u: %g from %g", i, j, copy[j], got[j]);
             guard_check("copy", k->items[i].copy);
             free(copy);
@@ -95,7 +93,7 @@ static void steps(void **state)
     (void)state;
     static const float clips[] = {0, 1.5f, 1e6f}; // off, in force, not reached
     for (int clip = 0; clip < 3; clip++) {
-        struct model k = model_new(0.5f);
+        struct model k = model_new(0.5f, clip == 1 ? DTYPE_F16 : DTYPE_BF16);
         struct nn_update *u = nn_update_create(test_device, test_arena, k.items, ITEMS, &err);
         REQUIRE(u);
         for (uint32_t step = 1; step <= 3; step++) {
@@ -119,13 +117,55 @@ static void steps(void **state)
     }
 }
 
+// Gradients of a loss that was scaled by a power of two make the very step of those that were not, clipped or not; the norm
+// is the true one.
+static void a_loss_scale_changes_no_bits(void **state)
+{
+    (void)state;
+    for (int clip = 0; clip < 2; clip++) {
+        struct model k[2] = {model_new(0.5f, DTYPE_F16), model_new(0.5f, DTYPE_F16)};
+        double norm[2];
+        for (int scaled = 0; scaled < 2; scaled++) {
+            struct nn_update_params p = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .weight_decay = 0.1f,
+                                         .max_grad_norm = clip ? 1.5f : 0, .step = 1, .loss_scale = scaled ? 65536 : 0};
+            struct nn_update *u = nn_update_create(test_device, test_arena, k[scaled].items, ITEMS, &err);
+            REQUIRE(u);
+            for (int i = 0; i < ITEMS && scaled; i++) {
+                for (uint32_t j = 0; j < sizes[i]; j++)
+                    k[1].g[i][j] *= 65536;
+                REQUIRE_OK(tensor_write_floats(test_device, k[1].items[i].grad, k[1].g[i], &err));
+            }
+            struct tape *t = test_tape(false);
+            REQUIRE_OK(nn_update_step(t, u, &p, &norm[scaled], &err));
+            test_tape_end(&t);
+            nn_update_destroy(&u);
+        }
+        REQUIRE(norm[0] == norm[1] && norm[0] > 1.5);
+        for (int i = 0; i < ITEMS; i++)
+            for (int what = 0; what < 4; what++) {
+                struct tensor both[2];
+                for (int s = 0; s < 2; s++) {
+                    const struct nn_update_item *x = &k[s].items[i];
+                    both[s] = what == 0 ? x->master : what == 1 ? x->m : what == 2 ? x->v : x->copy;
+                }
+                if (!both[0].span.address)
+                    continue;
+                float *a = test_fetch(both[0]), *b = test_fetch(both[1]);
+                test_same_bits("scaled and not", b, a, sizes[i]);
+                free(a), free(b);
+            }
+        model_free(&k[0]);
+        model_free(&k[1]);
+    }
+}
+
 // One NaN or infinity anywhere: nothing changes, and the norm says so.
 static void a_norm_that_is_no_number_changes_nothing(void **state)
 {
     (void)state;
     const float bad[] = {NAN, INFINITY, -INFINITY, 3e38f};
     for (size_t b = 0; b < sizeof bad / sizeof bad[0]; b++) {
-        struct model k = model_new(0.5f);
+        struct model k = model_new(0.5f, DTYPE_BF16);
         struct nn_update *u = nn_update_create(test_device, test_arena, k.items, ITEMS, &err);
         REQUIRE(u);
         k.g[4][70000] = bad[b];
@@ -159,7 +199,7 @@ static void a_norm_that_is_no_number_changes_nothing(void **state)
 static void zeroes_gradients(void **state)
 {
     (void)state;
-    struct model k = model_new(1);
+    struct model k = model_new(1, DTYPE_BF16);
     struct nn_update *u = nn_update_create(test_device, test_arena, k.items, ITEMS, &err);
     REQUIRE(u);
     struct tape *t = test_tape(false);
@@ -182,7 +222,7 @@ static void corners(void **state)
     (void)state;
     float *first = NULL;
     for (int run = 0; run < 2; run++) {
-        struct model k = model_new(3);
+        struct model k = model_new(3, DTYPE_BF16);
         struct nn_update *u = nn_update_create(test_device, test_arena, k.items, ITEMS, &err);
         REQUIRE(u);
         struct tape *t = test_tape(false);
@@ -272,7 +312,7 @@ static void same_part(const char *what, struct tensor want, struct host_store *s
 static void a_store_gives_the_same_bits(void **state)
 {
     (void)state;
-    struct model k = model_new(0.5f), there = model_new(0.5f);
+    struct model k = model_new(0.5f, DTYPE_BF16), there = model_new(0.5f, DTYPE_BF16);
     struct host_store s = {.bytes = test_alloc(4 << 20, 1)};
     const struct nn_update_store store = {&s, store_read, store_write};
     for (uint32_t i = 0; i < ITEMS; i++) {
@@ -341,6 +381,7 @@ static void a_store_gives_the_same_bits(void **state)
 
 const struct CMUnitTest cases_update[] = {
     cmocka_unit_test(steps),
+    cmocka_unit_test(a_loss_scale_changes_no_bits),
     cmocka_unit_test(a_norm_that_is_no_number_changes_nothing),
     cmocka_unit_test(zeroes_gradients),
     cmocka_unit_test(a_store_gives_the_same_bits),

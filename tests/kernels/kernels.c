@@ -1,6 +1,7 @@
 // Runs the op tests of every family on one device (see kernels.h). Exit 77: no device.
 #include "tests/kernels/kernels.h"
 
+#include "compute/base/half.h"
 #include "compute/base/philox.h"
 #include "tests/nullgpu/created.h"
 
@@ -32,6 +33,19 @@ void test_tape_end(struct tape **t)
 float test_value(uint32_t seed, uint32_t i)
 {
     return 2 * philox_unit(philox(seed, i, 0, 0, 0).v[0]) - 1;
+}
+
+float test_rounded(enum dtype type, float x)
+{
+    return type == DTYPE_BF16  ? bf16_to_float(float_to_bf16(x))
+           : type == DTYPE_F16 ? fp16_to_float(float_to_fp16(x))
+                               : x;
+}
+
+void test_round_all(enum dtype type, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = test_rounded(type, x[i]);
 }
 
 void test_values(float *out, size_t n, uint32_t seed)

@@ -23,6 +23,9 @@ void test_tape_end(struct tape **t); // fails the test if the tape failed; waits
 // Deterministic values in [-1, 1], by seed and index.
 float test_value(uint32_t seed, uint32_t i);
 void test_values(float *out, size_t n, uint32_t seed);
+// What a tensor of this type holds of x.
+float test_rounded(enum dtype type, float x);
+void test_round_all(enum dtype type, float *x, size_t n);
 
 // Host -> device and back; type conversion included (the values read back are what the device holds).
 struct tensor test_tensor(enum dtype type, uint32_t rows, uint32_t columns, const float *values);

@@ -19,6 +19,13 @@ static inline bool variant_has_name(const struct variant *v, const char *start)
     return strncmp(gpu_kernel_name(v->kernel), start, strlen(start)) == 0;
 }
 
+// Row operators for CPU drivers that hold a row in registers: constant 2 is its width.
+static inline bool variant_has_width(const struct variant *v)
+{
+    return v->kernel == KERNEL_NORM_FWD_WIDE || v->kernel == KERNEL_NORM_BWD_WIDE || v->kernel == KERNEL_SWIGLU_FWD_WIDE ||
+           v->kernel == KERNEL_SWIGLU_BWD_WIDE;
+}
+
 // Storage types as kernels number them: f32, bf16, fp16.
 enum { VARIANT_TYPES = 3 };
 
@@ -27,33 +34,36 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
 {
     static const uint32_t head_dims[] = {32, 64, 80, 128}; // the presets', Qwen2.5-VL's vision tower and its text model
     if (variant_has_name(v, "gemm_tile")) {
-        // Every tile; then the largest for any layout, then with a bf16 C.
+        // Every tile; then the largest for any layout, then with a bf16 C, then in fp16 where it has 16 bits.
+        const bool f16 = i == GEMM_TILES + 2;
+        const struct gemm_types types = {i == GEMM_TILES + 1 ? 1 : f16 ? 2 : 0, f16 ? 2 : 1};
         v->count = GEMM_TILE_CONSTANTS;
-        if (i > GEMM_TILES + 1)
+        if (i > GEMM_TILES + 2)
             return false;
-        gemm_tile_constants(&gemm_tiles[i < GEMM_TILES ? i : 0], i == GEMM_TILES + 1, i != GEMM_TILES, v->constants);
+        gemm_tile_constants(&gemm_tiles[i < GEMM_TILES ? i : 0], types, i != GEMM_TILES, v->constants);
     } else if (variant_has_name(v, "gemm_coopmat")) {
         // Every tile, then the largest with narrow loads, then with a bf16 C. compile() sets the real subgroup size.
         static const uint8_t matrix[3] = {16, 16, 16};
         const bool narrow = i >= GEMM_COOPMATS;
+        const struct gemm_types types = {i == GEMM_COOPMATS + 2, 2};
         v->count = GEMM_COOPMAT_CONSTANTS;
         if (i > GEMM_COOPMATS + 2)
             return false;
-        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], i == GEMM_COOPMATS + 2,
+        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], types,
                                i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
     } else if (variant_has_name(v, "gemm")) {
         // The family for CPU drivers, as below.
         v->count = 1;
         return i < 1; // C in f32
     } else if (variant_has_name(v, "attention_tile")) {
-        // Head sizes, aligned, in f32 and in bf16; keys in pages; no alignment, head sizes that take no whole quads.
+        // Head sizes, aligned, in f32 and in bf16; keys in pages; no alignment, head sizes that take no whole quads; fp16.
         v->count = 8;
-        v->constants[0] = i < 8 ? head_dims[i % 4] : i == 8 ? 128 : 39;
-        v->constants[1] = i < 9;
+        v->constants[0] = i < 8 ? head_dims[i % 4] : i == 9 ? 39 : 128;
+        v->constants[1] = i != 9;
         v->constants[2] = i == 8;
         for (int type = 3; type < 8; type++)
-            v->constants[type] = i >= 4 && i < 9;
-        return i < 10;
+            v->constants[type] = i == 10 ? 2 : i >= 4 && i < 9;
+        return i < 11;
     } else if (variant_has_name(v, "attention")) {
         // The family for CPU drivers: GPUs run it on request only, and spill.
         v->count = 8;
@@ -61,12 +71,14 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
         v->constants[1] = 1;
         return i < 1;
     } else {
-        // Row operators: every constant is a storage type; that of rope which is none, values a lane, is 1 or 2.
+        // Row operators: every constant is a storage type; but values a lane of rope (1 or 2), the width of rows (64), and
+        // behind it whether the weight's gradient is made too.
         v->count = module_constants(v->kernel);
         for (uint32_t j = 0; j < v->count; j++) {
-            const bool lanes = v->kernel == KERNEL_ROPE && j == 2;
-            v->constants[j] = lanes ? 1 + i % 2 : i % VARIANT_TYPES;
-            i /= lanes ? 2 : VARIANT_TYPES;
+            const bool wide = variant_has_width(v), lanes = v->kernel == KERNEL_ROPE && j == 2;
+            const uint32_t values = wide && j == 2 ? 1 : lanes || (wide && j == 3) ? 2 : VARIANT_TYPES;
+            v->constants[j] = i % values + (wide && j == 2 ? 64 : lanes);
+            i /= values;
         }
         return i == 0;
     }
@@ -174,10 +186,11 @@ static inline uint32_t variant_invocations(const struct variant *v, uint32_t sub
 }
 
 // The families for CPU drivers, which GPUs run on request only: attention keeps a row of the head in each lane's registers,
-// products a whole tile.
+// products a whole tile, some row operators a whole row.
 static inline bool variant_is_for_cpus(const struct variant *v)
 {
-    return (variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile")) ||
+    return variant_has_width(v) ||
+           (variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile")) ||
            (variant_has_name(v, "gemm") && !variant_has_name(v, "gemm_tile") && !variant_has_name(v, "gemm_coopmat"));
 }
 
@@ -212,7 +225,8 @@ static inline bool variant_is_reported(const struct variant *v)
         return v->constants[0] == 0 && v->constants[6] == 8;
     if (variant_has_name(v, "gemm"))
         return v->constants[0] == 0;
-    return variant_has_name(v, "attention_tile") && v->constants[0] >= 80 && v->constants[2] == 0;
+    // Not in fp16, which loads and stores as bf16 does.
+    return variant_has_name(v, "attention_tile") && v->constants[0] >= 80 && v->constants[2] == 0 && v->constants[3] != 2;
 }
 
 #endif

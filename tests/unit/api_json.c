@@ -82,6 +82,36 @@ static void hyperparameters_and_own_keys_meet(void **state)
     }
 }
 
+static void dtypes_are_read_and_shown(void **state)
+{
+    static const char *const dtypes[] = {"auto", "fp32", "bf16", "fp16"};
+    struct job_request r;
+    struct vireo_error err = {0};
+    for (int i = 0; i < 4; i++) {
+        char own[128];
+        snprintf(own, sizeof own, "{\"dtype\":\"%s\",\"initial_scale_power\":%d,\"loss_scale_window\":7}", dtypes[i], 9 + i);
+        json_t *body = parse(RL("", ""));
+        json_object_set_new(body, "vireo", parse(own));
+        REQUIRE_OK(job_json_read(body, &arena, &r, &err));
+        REQUIRE_INT(r.spec.dtype, i);
+        REQUIRE_INT(r.spec.initial_scale_power, 9 + i);
+        json_t *shown = job_json_values(&r.spec);
+        REQUIRE(strcmp(json_string_value(json_object_get(shown, "dtype")), dtypes[i]) == 0);
+        REQUIRE_INT(json_integer_value(json_object_get(shown, "loss_scale_window")), 7);
+        json_decref(shown);
+        job_spec_finish(&r.spec);
+        json_decref(body);
+    }
+    // A wrong one is refused with those there are.
+    json_t *body = parse(RL("", "\"dtype\":\"float16\""));
+    REQUIRE(!job_json_read(body, &arena, &r, &err));
+    REQUIRE(strcmp(err.param, "vireo.dtype") == 0);
+    for (int i = 0; i < 4; i++)
+        if (!strstr(err.message, dtypes[i]))
+            fail_msg("'%s' does not name %s", err.message, dtypes[i]);
+    json_decref(body);
+}
+
 static void wrong_jobs_are_named(void **state)
 {
     static const struct {
@@ -100,6 +130,8 @@ static void wrong_jobs_are_named(void **state)
         {RL("", "\"num_iterations\":2"), "unsupported_value", "vireo.num_iterations"},
         {RL("", "\"gradient_checkpointing\":1"), "invalid_type", "vireo.gradient_checkpointing"},
         {RL("", "\"offload\":\"disk\""), "invalid_value", "vireo.offload"},
+        {RL("", "\"initial_scale_power\":33"), "invalid_value", "vireo.initial_scale_power"},
+        {RL("", "\"loss_scale_window\":0"), "invalid_value", "vireo.loss_scale_window"},
         {RL("", "\"group_size\":4,\"num_generations\":4"), "invalid_parameter_combination", "vireo.group_size"},
         {RL("\"compute_multiplier\":2", "\"group_size\":4"), "invalid_parameter_combination", "vireo.group_size"},
         {RL("\"learning_rate_multiplier\":2", "\"learning_rate\":1"), "invalid_parameter_combination", "vireo.learning_rate"},
@@ -271,6 +303,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_job_has_trls_defaults),
         cmocka_unit_test(hyperparameters_and_own_keys_meet),
+        cmocka_unit_test(dtypes_are_read_and_shown),
         cmocka_unit_test(wrong_jobs_are_named),
         cmocka_unit_test(a_job_shows_every_resolved_value),
         cmocka_unit_test(a_chat_becomes_a_message),

@@ -187,12 +187,13 @@ static void all_tables_give_the_same_bits(void **state)
             const struct tensor a = matrix(dev, arena, pairs[p][0], kind == NN_TN ? K : M, kind == NN_TN ? M : K);
             const struct tensor b = matrix(dev, arena, pairs[p][1], kind == NN_NT ? N : K, kind == NN_NT ? K : N);
             const struct tensor c = matrix(dev, arena, DTYPE_F32, M, N);
-            REQUIRE(gemm_choose_gpu(dev, (enum nn_product)kind, a, b, c, &first));
+            const struct gemm_types types = gemm_types_of(a, b, c, none, none);
+            REQUIRE(gemm_choose_gpu(dev, (enum nn_product)kind, a, b, c, types, &first));
             REQUIRE(first.tiles > 1);
             for (uint32_t i = 0; i < first.tiles; i++) {
                 gpu_tune_set(dev, first.kernel, gemm_shape_class(M, N, K),
                              (struct gpu_tune_entry){(uint8_t)i, (uint8_t)first.tiles, 1});
-                REQUIRE(gemm_choose_gpu(dev, (enum nn_product)kind, a, b, c, &chosen));
+                REQUIRE(gemm_choose_gpu(dev, (enum nn_product)kind, a, b, c, types, &chosen));
                 REQUIRE_INT(chosen.tile, i);              // the table is heard,
                 REQUIRE_INT(chosen.kernel, first.kernel); // and names no other family
                 REQUIRE_INT(chosen.rows, gemm_tiles[i].rows);
@@ -213,14 +214,15 @@ static void a_table_does_not_change_the_family(void **state)
 {
     struct gpu_device *dev = make(NULL);
     struct gemm_choice chosen;
+    const struct gemm_types types = {0, 1};
     const struct tensor x = {.span.address = 256, .rank = 2, .shape = {64, 64}, .stride = 64};
     for (uint32_t i = 0; i < GEMM_CLASSES; i++)
         gpu_tune_set(dev, KERNEL_GEMM_TILE_NT_F32_F32, i, (struct gpu_tune_entry){0, GEMM_TILES, 1});
     setenv("VIREO_GEMM", "simd", 1);
-    const bool other = gemm_choose_gpu(dev, NN_NT, x, x, x, &chosen);
+    const bool other = gemm_choose_gpu(dev, NN_NT, x, x, x, types, &chosen);
     setenv("VIREO_GEMM", "tile-2", 1);
     REQUIRE(!other);
-    REQUIRE(gemm_choose_gpu(dev, NN_NT, x, x, x, &chosen));
+    REQUIRE(gemm_choose_gpu(dev, NN_NT, x, x, x, types, &chosen));
     REQUIRE_INT(chosen.tile, 2); // a number asked for goes before the table
     setenv("VIREO_GEMM", "tile", 1);
     end(&dev);
