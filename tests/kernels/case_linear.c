@@ -328,14 +328,16 @@ static void tiles_have_the_bits_of_the_simd_family(void **state)
 static void cpu_tiles_have_the_same_bits(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"simd-0", "simd-1", "simd-2", "any"};
+    static const char *const kernels[] = {"simd-0", "simd-1", "simd-2", "simd-3", "simd-4", "simd-5", "any"};
     // Rows, columns, terms: short of every tile and past the tallest, rests of every kind, blocks of a long TN sum.
     static const uint32_t shapes[][3] = {{7, 5, 3}, {71, 67, 77}, {37, 150, 64}, {9, 34, 1111}};
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (uint32_t i = 0; i < 4; i++) {
-            // Each kind has both types of C, and each pair of operands meets both.
+        for (uint32_t i = 0; i < (kind == NN_NT ? 7 : 4); i++) {
+            // Each kind has both types of C, and each pair of operands meets both. NT of f32 has tiles of its own: there every
+            // shape.
             const uint32_t *e = shapes[(i + (uint32_t)kind) % 4];
-            const enum dtype at_ = types[i & 1], bt = types[i >> 1], ct = types[(i + (uint32_t)kind) & 1];
+            const bool f32 = i >= 4;
+            const enum dtype at_ = types[f32 ? 0 : i & 1], bt = types[f32 ? 0 : i >> 1], ct = types[(i + (uint32_t)kind) & 1];
             const enum dtype extra = types[kind & 1];
             // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a
             // multiple of 4 too, unless it is k. A bf16 C in whole words.
