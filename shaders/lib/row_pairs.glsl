@@ -1,4 +1,4 @@
-// A row of COLUMNS values, held by the lanes of a group of 4, 8 or 16 as pairs of neighbours, and its sum: the sum of
+// A row of COLUMNS values, held by the lanes of a group of 16 as pairs of neighbours, and its sum: the sum of
 // lib/reduce.glsl, bit for bit. For CPU drivers: a pair is one access (64 bits of f32, 32 of a 16-bit type), a row that
 // is held is read once, and addresses are counted in 64 bits lane by lane, so that a turn adds a constant. The tensor
 // starts and its rows begin at multiples of 8 bytes; COLUMNS is even.

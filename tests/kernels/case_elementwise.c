@@ -163,8 +163,10 @@ static double silu(double a)
 static void swiglus(void **state)
 {
     (void)state;
-    for (size_t k = 0; k < sizeof shapes / sizeof shapes[0]; k++) {
-        const uint32_t rows = shapes[k][0], columns = shapes[k][1];
+    // Also whole chunks of the wide kernels and rests of them, and more rows than a group does.
+    static const uint32_t sizes[][2] = {{1, 1}, {3, 7}, {1, 257}, {13, 129}, {5, 1031}, {7, 344}, {9, 512}, {3, 1540}, {601, 4}};
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        const uint32_t rows = sizes[k][0], columns = sizes[k][1];
         const size_t n = (size_t)rows * columns;
         float *x = test_random(2 * n, 1, 8), *g = test_random(n, 2, 1);
         double *z = test_alloc(n, sizeof *z), *dx = test_alloc(2 * n, sizeof *dx);

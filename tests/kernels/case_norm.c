@@ -79,7 +79,10 @@ static void norms(void **state)
     (void)state;
     static const struct norm_case cases[] = {
         {1, 1, DTYPE_F32, 2},   {3, 31, DTYPE_F32, 2},    {7, 64, DTYPE_BF16, 2},     {65, 33, DTYPE_F32, 2},
-        {7, 64, DTYPE_F16, 2},  {5, 1031, DTYPE_F32, 2}, {201, 48, DTYPE_BF16, 2}, {3, 70, DTYPE_F32, 1e-3f}, // eps counts
+        {7, 64, DTYPE_F16, 2},
+        {5, 1031, DTYPE_F32, 2}, {201, 48, DTYPE_BF16, 2}, {3, 70, DTYPE_F32, 1e-3f}, // eps counts
+        {130, 192, DTYPE_F32, 2}, {66, 36, DTYPE_F32, 2},  {17, 200, DTYPE_BF16, 2}, // whole turns, and a rest
+        {5, 1024, DTYPE_F32, 2},  {3, 1028, DTYPE_F32, 2}, // the widest row held, and one wider
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         check(cases[i]);
