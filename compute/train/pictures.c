@@ -92,7 +92,7 @@ static bool put_together(struct trainer *t, struct tape *tape, const struct pict
         const struct feature *f = known[i];
         for (uint32_t k = 0; k < count; k++)
             all.row[first + k] = first + (f ? f->place[k] - f->first : b->row[b->first[n] + k] - b->first[n]);
-        const struct tensor from = f ? tensor_row_part(pool, f->first, count) : tensor_row_part(computed, b->first[n], count);
+        const struct tensor from = tensor_row_part(f ? pool : computed, f ? f->first : b->first[n], count);
         const struct tensor to = tensor_row_part(rows, first, count);
         gpu_copy(t->dev, to.span, from.span, tensor_bytes(to));
         n += !f;

@@ -1,7 +1,8 @@
 // A training job from its specification to the saved model: data, rollouts, rewards, updates, validation, checkpoints.
 //
-// One thread. Everything that leaves goes through the hooks, on that thread. Same specification, device and files: same
-// bits, also across any number of kills and resumes.
+// One thread owns the device, and everything that leaves goes through the hooks on it; others prepare the next step's data
+// (feed.h) and make texts and rewards (grading.c). Same specification, device and files: same bits, also across any number
+// of kills and resumes.
 #ifndef VIREO_TRAIN_TRAINER_H
 #define VIREO_TRAIN_TRAINER_H
 

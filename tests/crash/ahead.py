@@ -98,23 +98,26 @@ def broken(build, folder, name):
     """A picture of step 3 cannot be read: steps 1 and 2 take place, and the error names the step."""
     spec, metrics = f"{folder}/{name}.json", f"{folder}/{name}.metrics"
     s = json.load(open(spec))
-    row = open(s["training_file"]).read().splitlines()[2 * s["batch_size"] + 2] # not among those looked at when a job opens
-    picture = re.findall(r"shapes-[\w.-]*?\.png", row)[0]
-    bad = f"{folder}/bad.png"
+    rows = open(s["training_file"]).read().splitlines()
+    at = 2 * s["batch_size"] + 3 # not among the rows that are looked at when a job opens
+    picture, name_of_bad, bad = re.findall(r"shapes-[\w.-]*?\.png", rows[at])[0], "bad.png", f"{folder}/bad.png"
+    rows[at] = rows[at].replace(picture, name_of_bad)
     with open(s["images"][picture], "rb") as f, open(bad, "wb") as g:
         g.write(f.read()[:-40])
-    options = {"shuffle": False, "micro_batch_size": 2}
-    other = changed(folder, spec, **options, images=dict(s["images"], **{picture: bad}))
+    with open(f"{s['training_file']}.bad", "w") as f:
+        f.write("\n".join(rows) + "\n")
+    options = {"shuffle": False, "training_file": f"{s['training_file']}.bad"}
+    other = changed(folder, spec, **options, images=dict(s["images"], **{name_of_bad: bad}))
     fresh(other, metrics)
     env = dict(os.environ, VIREO_LOG="error")
     r = subprocess.run([f"{build}/tests/quick_job", other, metrics], env=env, capture_output=True, text=True)
     steps = len(open(metrics).read().splitlines())
     verdict(f"{name}: a picture that cannot be decoded fails its own step",
-            r.returncode == 3 and steps == 2 and re.search(rf"step 3: .*{re.escape(picture)}", r.stderr), r.stderr[-300:])
+            r.returncode == 3 and steps == 2 and re.search(rf"step 3: .*{re.escape(name_of_bad)}", r.stderr), r.stderr[-300:])
     # Told to stop before that step, the job never hears of it.
     fresh(other, metrics)
     run(build, other, metrics, stop=2)
-    good = changed(folder, spec, **options)
+    good = changed(folder, spec, **options, images=dict(s["images"], **{name_of_bad: s["images"][picture]}))
     run(build, good, metrics)
     resumed = outcome(good, metrics)
     fresh(good, metrics)
