@@ -212,7 +212,12 @@ static inline bool variant_is_reported(const struct variant *v)
         return v->constants[0] == 0 && v->constants[6] == 8;
     if (variant_has_name(v, "gemm"))
         return v->constants[0] == 0;
-    return variant_has_name(v, "attention_tile") && v->constants[0] >= 80 && v->constants[2] == 0;
+    if (!variant_has_name(v, "attention_tile") || v->constants[0] < 80 || v->constants[2] != 0 || v->constants[3] > 1)
+        return false;
+    for (int type = 4; type < 8; type++) // all operands in f32 or all in bf16
+        if (v->constants[type] != v->constants[3])
+            return false;
+    return true;
 }
 
 #endif
