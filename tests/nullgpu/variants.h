@@ -22,6 +22,12 @@ static inline bool variant_has_name(const struct variant *v, const char *start)
 // Storage types as kernels number them: f32, bf16, fp16.
 enum { VARIANT_TYPES = 3 };
 
+// Constant j is the width of a row that a lane holds in registers.
+static inline bool variant_is_width(const struct variant *v, uint32_t j)
+{
+    return j == 2 && (variant_has_name(v, "norm") || variant_has_name(v, "swiglu"));
+}
+
 // The `i`-th variant of its kernel. False: it has fewer.
 static inline bool variant_constants(struct variant *v, uint32_t i)
 {
@@ -61,12 +67,15 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
         v->constants[1] = 1;
         return i < 1;
     } else {
-        // Row operators: every constant is a storage type; that of rope which is none, values a lane, is 1 or 2.
+        // Row operators: constants are storage types, but for these.
         v->count = module_constants(v->kernel);
         for (uint32_t j = 0; j < v->count; j++) {
-            const bool lanes = v->kernel == KERNEL_ROPE && j == 2;
-            v->constants[j] = lanes ? 1 + i % 2 : i % VARIANT_TYPES;
-            i /= lanes ? 2 : VARIANT_TYPES;
+            const bool lanes = v->kernel == KERNEL_ROPE && j == 2, flag = j == 3; // values a lane, 1 or 2; what norm also sums
+            const uint32_t values = variant_is_width(v, j) || (variant_has_name(v, "swiglu") && j > 0) ? 1
+                                    : lanes || flag                                                    ? 2
+                                                                                                       : VARIANT_TYPES;
+            v->constants[j] = variant_is_width(v, j) ? 64 : i % values + lanes;
+            i /= values;
         }
         return i == 0;
     }
@@ -198,7 +207,7 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
     if (variant_has_name(v, "gemm_coopmat"))
         return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
     for (uint32_t j = 0; j < v->count; j++)
-        if (v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
+        if (!variant_is_width(v, j) && v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
             return false;
     return !variant_is_for_cpus(v) && !variant_has_name(v, "attention");
 }
