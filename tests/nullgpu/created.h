@@ -25,10 +25,12 @@ static inline enum gpu_kernel created_on_gpus(enum gpu_kernel kernel)
     }
 }
 
-// Constants that are no matter of a list: head sizes and, of the family for CPU drivers, items a lane; of coopmat what the
-// device says, its subgroup and its matrices.
+// Constants that are no matter of a list: widths of rows, head sizes and, of the family for CPU drivers, items a lane; of coopmat
+// what the device says, its subgroup and its matrices.
 static inline bool created_is_free(const struct variant *v, bool for_cpus, uint32_t j)
 {
+    if (variant_is_width(v, j))
+        return true;
     return variant_has_name(v, "attention") ? j == 0 || (for_cpus && j == 1)
                                             : variant_has_name(v, "gemm_coopmat") && (j == 1 || (j >= 7 && j <= 9));
 }

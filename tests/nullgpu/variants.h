@@ -19,15 +19,14 @@ static inline bool variant_has_name(const struct variant *v, const char *start)
     return strncmp(gpu_kernel_name(v->kernel), start, strlen(start)) == 0;
 }
 
-// Row operators for CPU drivers that hold a row in registers: constant 2 is its width.
-static inline bool variant_has_width(const struct variant *v)
-{
-    return v->kernel == KERNEL_NORM_FWD_WIDE || v->kernel == KERNEL_NORM_BWD_WIDE || v->kernel == KERNEL_SWIGLU_FWD_WIDE ||
-           v->kernel == KERNEL_SWIGLU_BWD_WIDE;
-}
-
 // Storage types as kernels number them: f32, bf16, fp16.
 enum { VARIANT_TYPES = 3 };
+
+// Constant j is the width of a row that a lane holds in registers.
+static inline bool variant_is_width(const struct variant *v, uint32_t j)
+{
+    return j == 2 && (variant_has_name(v, "norm") || variant_has_name(v, "swiglu"));
+}
 
 // The `i`-th variant of its kernel. False: it has fewer.
 static inline bool variant_constants(struct variant *v, uint32_t i)
@@ -71,13 +70,14 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
         v->constants[1] = 1;
         return i < 1;
     } else {
-        // Row operators: every constant is a storage type; but values a lane of rope (1 or 2), the width of rows (64), and
-        // behind it whether the weight's gradient is made too.
+        // Row operators: constants are storage types, but for these.
         v->count = module_constants(v->kernel);
         for (uint32_t j = 0; j < v->count; j++) {
-            const bool wide = variant_has_width(v), lanes = v->kernel == KERNEL_ROPE && j == 2;
-            const uint32_t values = wide && j == 2 ? 1 : lanes || (wide && j == 3) ? 2 : VARIANT_TYPES;
-            v->constants[j] = i % values + (wide && j == 2 ? 64 : lanes);
+            const bool lanes = v->kernel == KERNEL_ROPE && j == 2, flag = j == 3; // values a lane, 1 or 2; what norm also sums
+            const uint32_t values = variant_is_width(v, j) || (variant_has_name(v, "swiglu") && j > 0) ? 1
+                                    : lanes || flag                                                    ? 2
+                                                                                                       : VARIANT_TYPES;
+            v->constants[j] = variant_is_width(v, j) ? 64 : i % values + lanes;
             i /= values;
         }
         return i == 0;
@@ -186,11 +186,10 @@ static inline uint32_t variant_invocations(const struct variant *v, uint32_t sub
 }
 
 // The families for CPU drivers, which GPUs run on request only: attention keeps a row of the head in each lane's registers,
-// products a whole tile, some row operators a whole row.
+// products a whole tile.
 static inline bool variant_is_for_cpus(const struct variant *v)
 {
-    return variant_has_width(v) ||
-           (variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile")) ||
+    return (variant_has_name(v, "attention") && !variant_has_name(v, "attention_tile")) ||
            (variant_has_name(v, "gemm") && !variant_has_name(v, "gemm_tile") && !variant_has_name(v, "gemm_coopmat"));
 }
 
@@ -211,7 +210,7 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
     if (variant_has_name(v, "gemm_coopmat"))
         return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
     for (uint32_t j = 0; j < v->count; j++)
-        if (v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
+        if (!variant_is_width(v, j) && v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
             return false;
     return !variant_is_for_cpus(v) && !variant_has_name(v, "attention");
 }
@@ -225,8 +224,12 @@ static inline bool variant_is_reported(const struct variant *v)
         return v->constants[0] == 0 && v->constants[6] == 8;
     if (variant_has_name(v, "gemm"))
         return v->constants[0] == 0;
-    // Not in fp16, which loads and stores as bf16 does.
-    return variant_has_name(v, "attention_tile") && v->constants[0] >= 80 && v->constants[2] == 0 && v->constants[3] != 2;
+    if (!variant_has_name(v, "attention_tile") || v->constants[0] < 80 || v->constants[2] != 0 || v->constants[3] > 1)
+        return false;
+    for (int type = 4; type < 8; type++) // all operands in f32 or all in bf16
+        if (v->constants[type] != v->constants[3])
+            return false;
+    return true;
 }
 
 #endif
