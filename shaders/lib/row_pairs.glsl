@@ -39,8 +39,7 @@ vec2 load_pair(uint64_t row, uint n, uint type)
 {
     if (type == 0)
         return uintBitsToFloat(unpack32(U64(row).v[n * SUBGROUP]));
-    const uint word = U32(row).v[n * SUBGROUP];
-    return type == 1 ? vec2(bf16_low(word), bf16_high(word)) : unpackHalf2x16(word);
+    return unpack_halves(U32(row).v[n * SUBGROUP], type);
 }
 
 // Rounds to nearest even.
@@ -49,7 +48,7 @@ void store_pair(uint64_t row, uint n, uint type, vec2 x)
     if (type == 0)
         U64(row).v[n * SUBGROUP] = pack64(floatBitsToUint(x));
     else
-        U32(row).v[n * SUBGROUP] = type == 1 ? pack_bf16(x.x, x.y) : packHalf2x16(x);
+        U32(row).v[n * SUBGROUP] = pack_halves(x.x, x.y, type);
 }
 
 // The total, the same in every lane: partials p and p + 16, p + 8, p + 4, p + 2, p + 1.

@@ -31,10 +31,7 @@ vec4 load_quad(uint64_t at, uint n, uint type)
 {
     if (type == 0)
         return uintBitsToFloat(uvec4(unpack32(U64(at).v[2 * n * SUBGROUP]), unpack32(U64(at).v[2 * n * SUBGROUP + 1])));
-    const uvec2 words = unpack32(U64(at).v[n * SUBGROUP]);
-    if (type == 1)
-        return vec4(bf16_low(words.x), bf16_high(words.x), bf16_low(words.y), bf16_high(words.y));
-    return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+    return unpack_halves(unpack32(U64(at).v[n * SUBGROUP]), type);
 }
 
 // Rounds to nearest even.
@@ -44,10 +41,8 @@ void store_quad(uint64_t at, uint n, uint type, vec4 x)
         const uvec4 words = floatBitsToUint(x);
         U64(at).v[2 * n * SUBGROUP] = pack64(words.xy);
         U64(at).v[2 * n * SUBGROUP + 1] = pack64(words.zw);
-    } else if (type == 1) {
-        U64(at).v[n * SUBGROUP] = pack64(uvec2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)));
     } else {
-        U64(at).v[n * SUBGROUP] = pack64(uvec2(packHalf2x16(x.xy), packHalf2x16(x.zw)));
+        U64(at).v[n * SUBGROUP] = pack64(pack_halves(x, type));
     }
 }
 
