@@ -38,8 +38,8 @@ bool bench_gemm(struct gpu_device *dev, const json_t *config, json_t **out, stru
 //            with lists of pages of 16 slots, as the engine decodes: whole pages of the prompt are shared.
 //   *out:   {"device", "results": [{the shape, "rows", "pairs" of query and key, "runs", "forward", "backward"}]},
 //   where
-//            each pass is {"repeats" a run, "seconds_min", "seconds_median" of one pass, "cpu_seconds_min", "cpu_seconds_median", "gflops" of
-//            the fastest run, "gflops_median", "gflops_per_cpu_second"}
+//            each pass is {"repeats" a run, "seconds_min", "seconds_median" of one pass, "cpu_seconds_min",
+//            "cpu_seconds_median", "gflops" of the fastest run, "gflops_median", "gflops_per_cpu_second"}
 // A forward pass counts 4 x pairs x heads x head_dim operations, a backward pass 2.5 times that: what the mathematics
 // needs, recomputed scores once. Compiling is left out.
 bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
