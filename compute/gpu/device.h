@@ -80,6 +80,7 @@ struct gpu_counters {
     uint64_t submits, pipelines, bytes_held, bytes_peak;
     double device_seconds; // summed time of the submits that are over, where the device has timestamps
     double flops;          // floating-point work the dispatches declared
+    double moved;          // bytes of memory traffic they declared; of all operands where they declared no work
 };
 // As of now; cheap.
 struct gpu_counters gpu_device_counters(const struct gpu_device *dev);

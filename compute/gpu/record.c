@@ -190,6 +190,7 @@ void gpu_dispatch(struct gpu_device *dev, enum gpu_kernel kernel, const struct g
         memcpy(op.args, d->args, d->args_bytes);
     dev->counters.dispatches++;
     dev->counters.flops += d->flops;
+    dev->counters.moved += bytes;
     add_dispatch(dev, &op, d);
 }
 

@@ -1,5 +1,6 @@
 // `vireo bench`: runs one of the benchmarks of bench.h on a device of this machine.
 #include "compute/worker/bench.h"
+#include "compute/worker/bench_roofline.h"
 
 #include "compute/base/check.h"
 #include "compute/base/json.h"
@@ -32,7 +33,7 @@ static int usage(FILE *out, int status)
     fputs("\n  --config FILE   what to time, as JSON (see compute/worker/bench.h); built-in values otherwise\n"
           "  --device NAME   index, UUID or part of a name of `vireo devices`\n"
           "  --cache FOLDER  keep compiled kernels there between runs\n"
-          "  --json          one JSON object on one line instead of an indented one\n",
+          "  --json          one JSON object on one line instead of tables\n",
           out);
     return status;
 }
@@ -72,9 +73,14 @@ int worker_bench_main(int argc, char **argv)
     struct gpu_device *dev = NULL;
     bool done = !config_file || (config = vireo_json_load(config_file, 1 << 20, &err));
     done = done && (dev = gpu_device_create(&p, &err)) && bench->run(dev, config, &out, &err);
-    if (done) {
-        json_dumpf(out, stdout, line ? JSON_COMPACT : JSON_INDENT(2));
+    // The calibration comes last: its buffers are no part of the memory that a benchmark tells.
+    struct bench_rate rate;
+    done = done && bench_rate_measure(dev, &rate, &err) && bench_roofline_complete(out, rate, &err);
+    if (done && line) {
+        json_dumpf(out, stdout, JSON_COMPACT);
         fputc('\n', stdout);
+    } else if (done) {
+        bench_print(stdout, out);
     } else {
         fprintf(stderr, "vireo: %s\n", err.message);
     }

@@ -1,6 +1,11 @@
 // Benchmarks behind `vireo bench <name> --json`. Each fills *out with a new JSON object that the caller decrefs; none
 // is part of a result that must repeat. Times are wall and CPU seconds of this process, on a device that nobody else
 // uses.
+//
+// Every result, or each pass of it, also holds "roofline" (bench_roofline.h): {"what", "flops" and "bytes" counted from the
+// shapes, "seconds" (the least, wall), "gflop_per_s", "gbyte_per_s", "roofline_fraction", "bound": "compute"|"memory"};
+// `vireo bench` measures the device's rates after the benchmark and adds them as "device_rate": {"gflop_per_s",
+// "gbyte_per_s"}.
 #ifndef VIREO_WORKER_BENCH_H
 #define VIREO_WORKER_BENCH_H
 
@@ -13,26 +18,28 @@ struct gpu_device;
 // Matrix products through nn_gemm.
 //   config: {"shapes": [{"product": "nt"|"nn"|"tn", "m", "n", "k", "a_type": "f32"|"bf16"|"f16", "b_type", "c_type",
 //                        "beta": 0|1}], "seconds": least length of a run, "runs"}; all optional, NULL for the defaults
-//            (f32, beta 0, 0.05 s, 5 runs, and a list of common shapes).
+//            (f32, beta 0, 0.05 s, 5 runs, and the shapes of docs/performance.md, each in f32 and in bf16).
 //   *out:   {"device", "results": [{product, m, n, k, a_type, b_type, c_type, beta, runs, "repeats" of the product a
-//            run, "seconds_min", "seconds_median" of one product, "gflops" of the fastest run, "gflops_median",
+//            run, "seconds_min", "seconds_median", "cpu_seconds_min",
+//            "cpu_seconds_median" of one product, "gflops" of the fastest run, "gflops_median",
 //            "gflops_per_cpu_second" of the run that used least}]}
 // A product is 2 m n k operations. Compiling is left out: one product runs before the first run.
 bool bench_gemm(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
 // Attention through nn_attention, forward and backward.
-//   config: {"shapes": [{"kind": "text"|"window"|"decode", "heads", "kv_heads", "head_dim", "groups", "prompt",
+//   config: {"shapes": [{"kind": "text"|"window"|"decode"|"paged", "heads", "kv_heads", "head_dim", "groups", "prompt",
 //   "completions",
 //                        "length"}], "seconds": least length of a run, "runs"}; all optional, NULL for the defaults
 //                        (0.05 s,
 //            5 runs, and a list of common shapes).
 //            text: `groups` times [prompt, completions x length], packed, each completion attends the prompt and
 //            itself; window: `groups` segments of `length` rows that attend each other; decode: one row a completion,
-//            keys in a pool: the prompt of its group and `length` of its own (no backward pass).
+//            keys in a pool: the prompt of its group and `length` of its own (no backward pass); paged: the same
+//            with lists of pages of 16 slots, as the engine decodes: whole pages of the prompt are shared.
 //   *out:   {"device", "results": [{the shape, "rows", "pairs" of query and key, "runs", "forward", "backward"}]},
 //   where
-//            each pass is {"repeats" a run, "seconds_min", "seconds_median" of one pass, "cpu_seconds_min", "gflops" of
-//            the fastest run, "gflops_median", "gflops_per_cpu_second"}
+//            each pass is {"repeats" a run, "seconds_min", "seconds_median" of one pass, "cpu_seconds_min",
+//            "cpu_seconds_median", "gflops" of the fastest run, "gflops_median", "gflops_per_cpu_second"}
 // A forward pass counts 4 x pairs x heads x head_dim operations, a backward pass 2.5 times that: what the mathematics
 // needs, recomputed scores once. Compiling is left out.
 bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
@@ -56,7 +63,7 @@ bool bench_sft(struct gpu_device *dev, const json_t *config, json_t **out, struc
 // The engine alone: `prompts` prompts of text_tokens random ids, `group` completions each of new_tokens tokens.
 //   config: {"model", "prompts", "group", "new_tokens", "text_tokens", "dtype", "runs"}, as for grpo; others are ignored.
 //   *out:   {"device", "sequences", "new_tokens", "runs", "seconds_min": {"run", "prefill"}, "seconds_median",
-//            "cpu_seconds_min": {"run", "run_median"}, "tokens_per_s", "tokens_per_cpu_second"}
+//            "cpu_seconds_min": {"run"}, "cpu_seconds_median", "tokens_per_s", "tokens_per_cpu_second"}
 bool bench_decode(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err);
 
 // The engine's prompts alone: `prompts` prompts of text_tokens ids and one picture of noise, new ones in every run, to

@@ -1,41 +1,41 @@
 #include "compute/worker/bench.h"
+#include "compute/worker/bench_roofline.h"
+#include "compute/worker/bench_tools.h"
 
 #include "compute/base/check.h"
-#include "compute/base/clock.h"
 #include "compute/base/fault.h"
 #include "compute/base/json.h"
 #include "compute/nn/nn.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-enum kind { TEXT, WINDOW, DECODE };
-static const char *const kind_names[] = {"text", "window", "decode", NULL};
+enum kind { TEXT, WINDOW, DECODE, PAGED };
+static const char *const kind_names[] = {"text", "window", "decode", "paged", NULL};
 
 struct shape {
     int kind;
     int64_t heads, kv_heads, head_dim, groups, prompt, completions, length;
 };
-enum { MAX_RUNS = 1000, MAX_TAPES = 64 };
+enum { MAX_TAPES = 64, PAGE = 16 };
 
+// The text models of 4M and 100M with 112 and 336 px, the vision towers' windows, decode steps of 4M, 100M and one user.
 static const struct shape common[] = {
-    {TEXT, 4, 2, 16, 2, 27, 8, 23},     {TEXT, 6, 2, 32, 1, 45, 8, 64},    {TEXT, 6, 2, 32, 1, 173, 8, 64},
-    {WINDOW, 4, 4, 12, 144, 0, 0, 4},   {WINDOW, 4, 4, 12, 36, 0, 0, 16},  {WINDOW, 4, 4, 12, 16, 0, 0, 36},
-    {WINDOW, 4, 4, 32, 9, 0, 0, 64},    {WINDOW, 4, 4, 32, 1, 0, 0, 576},  {DECODE, 4, 2, 16, 16, 27, 8, 30},
-    {DECODE, 6, 2, 32, 4, 173, 8, 64},
+    {TEXT, 4, 2, 16, 2, 27, 8, 23},    {TEXT, 6, 2, 32, 1, 45, 8, 64},    {TEXT, 6, 2, 32, 1, 173, 8, 64},
+    {TEXT, 12, 2, 64, 1, 45, 8, 64},   {WINDOW, 4, 4, 12, 144, 0, 0, 4},  {WINDOW, 4, 4, 12, 36, 0, 0, 16},
+    {WINDOW, 4, 4, 12, 16, 0, 0, 36},  {WINDOW, 4, 4, 32, 9, 0, 0, 64},   {WINDOW, 4, 4, 32, 1, 0, 0, 576},
+    {WINDOW, 6, 6, 64, 1, 0, 0, 64},   {DECODE, 4, 2, 16, 16, 27, 8, 30}, {DECODE, 6, 2, 32, 4, 173, 8, 64},
+    {PAGED, 6, 2, 32, 4, 45, 8, 64},   {PAGED, 6, 2, 32, 4, 173, 8, 64},  {PAGED, 12, 2, 64, 1, 45, 8, 64},
+    {PAGED, 12, 2, 64, 1, 2048, 1, 64},
 };
 
 static bool read_shape(const json_t *o, const char *path, struct shape *s, struct vireo_error *err)
 {
     static const char *const known[] = {"kind",   "heads",       "kv_heads", "head_dim", "groups",
                                         "prompt", "completions", "length",   NULL};
-    const char *unknown;
     char place[128];
-    if (!json_is_object(o))
-        return vireo_fail_param(err, path, "must be an object, not %s", json_type_name(o));
-    if (json_find_unknown((json_t *)o, known, &unknown))
-        return vireo_fail_param(err, json_path(place, sizeof place, path, unknown), "unknown field");
+    if (!bench_check_shape(o, path, known, err))
+        return false;
     *s = (struct shape){TEXT, 4, 2, 16, 1, 27, 8, 23};
     if (!json_get_choice(o, path, "kind", kind_names, &s->kind, err) ||
         !json_get_integer(o, path, "heads", 1, 1024, &s->heads, err) ||
@@ -52,6 +52,8 @@ static bool read_shape(const json_t *o, const char *path, struct shape *s, struc
     if (s->kind == WINDOW)
         s->prompt = s->completions = 0;
     int64_t rows = s->groups * (s->kind == WINDOW ? s->length : s->prompt + s->completions * s->length);
+    if (s->kind == PAGED)
+        rows += s->groups * (1 + s->completions) * PAGE;
     if (rows > 1 << 20 || rows * (s->heads + 2 * s->kv_heads) * s->head_dim > 1 << 28)
         return vireo_fail_param(err, path, "%lld rows of tokens: at most 2^20, and 2^28 values of q, k and v",
                                 (long long)rows);
@@ -62,8 +64,10 @@ static bool read_shape(const json_t *o, const char *path, struct shape *s, struc
 struct inputs {
     struct nn_heads heads;
     struct nn_spans spans;
-    struct nn_kv kv; // decode
+    struct nn_kv kv; // decode, paged
     struct tensor qkv;
+    uint32_t *pages; // paged: the lists of all rows, one after the other, and how many entries
+    uint32_t page_count;
     float *values; // of qkv, for leaves
     uint32_t rows;
 };
@@ -75,8 +79,42 @@ static void set(struct inputs *in, uint32_t *query, uint32_t *key, uint32_t row,
         query[4 * row + i] = span[i];
     key[2 * row] = first;
     key[2 * row + 1] = end;
-    in->spans.pairs += span[1] + span[3];
+    in->spans.pairs += span[1] + span[3]; // of a row in pages: its keys and 0
     in->spans.most_keys = VIREO_MAX(in->spans.most_keys, span[1] + span[3]);
+}
+
+static bool has_pool(const struct shape *s)
+{
+    return s->kind == DECODE || s->kind == PAGED;
+}
+
+// Pages of the prompt that its completions share: the whole ones. The rest of it lies in each completion's first own page.
+static uint32_t shared_pages(const struct shape *s)
+{
+    return (uint32_t)s->prompt / PAGE;
+}
+
+static uint32_t own_pages(const struct shape *s)
+{
+    return (uint32_t)(s->prompt % PAGE + s->length + PAGE - 1) / PAGE;
+}
+
+// Slots of the pool: the prompts, then what is each completion's own.
+static uint32_t slots(const struct shape *s)
+{
+    if (s->kind == PAGED)
+        return (uint32_t)s->groups * (shared_pages(s) + (uint32_t)s->completions * own_pages(s)) * PAGE;
+    return (uint32_t)(s->groups * (s->prompt + s->completions * s->length));
+}
+
+// The list of pages of completion `c` of group `g`, the `at`-th row of the batch.
+static void lay_pages(const struct shape *s, struct inputs *in, uint32_t g, uint32_t at)
+{
+    const uint32_t shared = shared_pages(s), own = own_pages(s), first = (uint32_t)s->groups * shared + at * own;
+    for (uint32_t i = 0; i < shared; i++)
+        in->pages[in->page_count++] = g * shared + i;
+    for (uint32_t i = 0; i < own; i++)
+        in->pages[in->page_count++] = first + i;
 }
 
 static void lay(const struct shape *s, struct inputs *in, uint32_t *query, uint32_t *key)
@@ -87,6 +125,13 @@ static void lay(const struct shape *s, struct inputs *in, uint32_t *query, uint3
         if (s->kind == WINDOW) {
             for (uint32_t i = 0; i < length; i++, at++)
                 set(in, query, key, at, (uint32_t[]){0, 0, base, length}, base, base + length);
+            continue;
+        }
+        if (s->kind == PAGED) {
+            for (uint32_t c = 0; c < s->completions; c++, at++) {
+                set(in, query, key, at, (uint32_t[]){in->page_count, prompt + length, 0, 0}, 0, 0);
+                lay_pages(s, in, g, at);
+            }
             continue;
         }
         if (s->kind == DECODE) { // slots: all prompts, then room for each completion
@@ -110,209 +155,176 @@ static bool upload(struct gpu_device *dev, struct tensor *x, struct gpu_arena *a
     return x->span.address && gpu_write(dev, x->span, values, tensor_bytes(*x), err);
 }
 
+static bool make_pool(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, struct inputs *in,
+                      struct vireo_error *err)
+{
+    const uint32_t width = (uint32_t)(s->kv_heads * s->head_dim);
+    in->kv.page_size = PAGE;
+    return bench_matrix(dev, arena, DTYPE_F32, slots(s), width, 1, &in->kv.k, err) &&
+           bench_matrix(dev, arena, DTYPE_F32, slots(s), width, 1, &in->kv.v, err) &&
+           (s->kind != PAGED || upload(dev, &in->kv.pages, arena, DTYPE_U32, 1, in->page_count, in->pages, err));
+}
+
 static bool make_inputs(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, struct inputs *in,
                         struct vireo_error *err)
 {
-    uint32_t per_group = (uint32_t)(s->kind == WINDOW   ? s->length
-                                    : s->kind == DECODE ? s->completions
-                                                        : s->prompt + s->completions * s->length);
-    uint32_t width = (uint32_t)((s->heads + 2 * s->kv_heads) * s->head_dim);
-    uint32_t slots = (uint32_t)(s->groups * (s->prompt + s->completions * s->length));
-    uint32_t kv_width = (uint32_t)(s->kv_heads * s->head_dim);
+    const int64_t per_group = s->kind == WINDOW ? s->length
+                              : has_pool(s)     ? s->completions
+                                                : s->prompt + s->completions * s->length;
+    const uint32_t width = (uint32_t)((s->heads + 2 * s->kv_heads) * s->head_dim);
     *in = (struct inputs){
         .heads = {(uint32_t)s->heads, (uint32_t)s->kv_heads, (uint32_t)s->head_dim, 1 / sqrtf((float)s->head_dim)},
-        .rows = (uint32_t)s->groups * per_group,
+        .rows = (uint32_t)(s->groups * per_group),
     };
-    size_t n = VIREO_MAX((size_t)in->rows * width, s->kind == DECODE ? (size_t)slots * kv_width : 0);
-    in->values = vireo_calloc(n, 4);
+    in->values = bench_values((size_t)in->rows * width, 1, err);
+    if (!in->values)
+        return false;
+    const size_t listed = s->kind == PAGED ? in->rows * (size_t)(shared_pages(s) + own_pages(s)) : 1;
     uint32_t *query = vireo_calloc(in->rows, 16), *key = vireo_calloc(in->rows, 8);
-    bool done = in->values && query && key;
-    if (!done)
-        vireo_fail_memory(err, n * 4);
+    in->pages = vireo_calloc(listed, 4);
+    bool done = (query && key && in->pages) || vireo_fail_memory(err, (size_t)in->rows * 24);
     if (done) {
-        for (size_t i = 0; i < n; i++)
-            in->values[i] = (float)((uint32_t)i * 2654435761u >> 8) * 0x1p-23f - 1;
         lay(s, in, query, key);
         done = upload(dev, &in->spans.query, arena, DTYPE_U32, in->rows, 4, query, err) &&
                upload(dev, &in->spans.key, arena, DTYPE_U32, in->rows, 2, key, err) &&
-               upload(dev, &in->qkv, arena, DTYPE_F32, in->rows, width, in->values, err);
+               upload(dev, &in->qkv, arena, DTYPE_F32, in->rows, width, in->values, err) &&
+               (!has_pool(s) || make_pool(dev, arena, s, in, err));
     }
-    if (done && s->kind == DECODE)
-        done = upload(dev, &in->kv.k, arena, DTYPE_F32, slots, kv_width, in->values, err) &&
-               upload(dev, &in->kv.v, arena, DTYPE_F32, slots, kv_width, in->values, err);
     free(query);
     free(key);
+    free(in->pages);
+    in->pages = NULL;
     return done;
 }
 
-struct timing {
-    double wall, cpu; // of one pass
+// What the passes of one shape work on.
+struct work {
+    struct gpu_device *dev;
+    struct gpu_arena *arena;
+    const struct shape *shape;
+    struct inputs in;
 };
 
 // `repeats` forward passes on one tape.
-static bool run_forward(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, const struct inputs *in,
-                        int64_t repeats, struct timing *out, struct vireo_error *err)
+static bool run_forward(void *context, int64_t repeats, struct bench_clock *took, struct vireo_error *err)
 {
-    struct tape *t = tape_create(dev, &(struct tape_params){.arena = arena, .upload = arena}, err);
+    struct work *w = context;
+    struct tape *t = tape_create(w->dev, &(struct tape_params){.arena = w->arena, .upload = w->arena}, err);
     if (!t)
         return false;
-    uint64_t mark = gpu_arena_mark(arena);
-    const double wall = clock_seconds(), cpu = clock_cpu_seconds();
+    uint64_t mark = gpu_arena_mark(w->arena);
+    const struct bench_clock start = bench_start();
     for (int64_t i = 0; i < repeats; i++) {
-        nn_attention(t, in->qkv, &in->heads, &in->spans, s->kind == DECODE ? &in->kv : NULL);
-        gpu_arena_rewind(arena, mark);
+        nn_attention(t, w->in.qkv, &w->in.heads, &w->in.spans, has_pool(w->shape) ? &w->in.kv : NULL);
+        gpu_arena_rewind(w->arena, mark);
     }
-    bool done = gpu_finish(dev, err);
-    out->wall = (clock_seconds() - wall) / (double)repeats;
-    out->cpu = (clock_cpu_seconds() - cpu) / (double)repeats;
+    bool done = gpu_finish(w->dev, err);
+    *took = bench_since(start);
     return tape_finish(&t, done ? err : NULL) && done;
 }
 
 // The backward passes of `repeats` tapes, whose forward passes ran before the clock started.
-static bool run_backward(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s,
-                         const struct inputs *in, int64_t repeats, struct timing *out, struct vireo_error *err)
+static bool run_backward(void *context, int64_t repeats, struct bench_clock *took, struct vireo_error *err)
 {
+    struct work *w = context;
     struct tape *tapes[MAX_TAPES] = {0};
     struct tensor o[MAX_TAPES];
-    uint64_t mark = gpu_arena_mark(arena);
+    uint64_t mark = gpu_arena_mark(w->arena);
     bool done = true;
+    const struct tape_params p = {.arena = w->arena, .upload = w->arena, .grad = true};
     for (int64_t i = 0; done && i < repeats; i++) {
-        struct tape *t = tape_create(dev, &(struct tape_params){.arena = arena, .upload = arena, .grad = true}, err);
+        struct tape *t = tape_create(w->dev, &p, err);
         done = t != NULL;
         if (!done)
             break;
         tapes[i] = t;
-        struct tensor qkv = tape_new(t, DTYPE_F32, in->rows, tensor_columns(in->qkv), true);
+        struct tensor qkv = tape_new(t, DTYPE_F32, w->in.rows, tensor_columns(w->in.qkv), true);
         if (tape_failed(t))
             continue;
-        done = tensor_write_floats(dev, qkv, in->values, err);
-        o[i] = nn_attention(t, qkv, &in->heads, &in->spans, NULL);
+        done = tensor_write_floats(w->dev, qkv, w->in.values, err);
+        o[i] = nn_attention(t, qkv, &w->in.heads, &w->in.spans, NULL);
     }
-    done = done && gpu_finish(dev, err);
-    const double wall = clock_seconds(), cpu = clock_cpu_seconds();
+    done = done && gpu_finish(w->dev, err);
+    const struct bench_clock start = bench_start();
     for (int64_t i = 0; done && i < repeats; i++) // the output serves as its own gradient
         done = tape_backward(tapes[i], o[i], o[i], err);
-    done = done && gpu_finish(dev, err);
-    out->wall = (clock_seconds() - wall) / (double)repeats;
-    out->cpu = (clock_cpu_seconds() - cpu) / (double)repeats;
+    done = done && gpu_finish(w->dev, err);
+    *took = bench_since(start);
     for (int64_t i = 0; i < repeats; i++)
         done = tape_finish(&tapes[i], done ? err : NULL) && done;
-    gpu_arena_rewind(arena, mark);
+    gpu_arena_rewind(w->arena, mark);
     return done;
 }
 
-typedef bool (*run_fn)(struct gpu_device *, struct gpu_arena *, const struct shape *, const struct inputs *, int64_t,
-                       struct timing *, struct vireo_error *);
-
-static int compare(const void *a, const void *b)
+// Keys and values count once however many rows see them; a page lies in the pool once.
+static struct bench_work count(const struct work *w, bool backward)
 {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    const struct shape *s = w->shape;
+    const double D = (double)s->head_dim, q = (double)s->heads * D, kv = 2 * (double)s->kv_heads * D;
+    const double rows = w->in.rows, keys = has_pool(s) ? slots(s) : rows;
+    const double forward = 4 * w->in.spans.pairs * q;
+    if (!backward)
+        return (struct bench_work){forward, 4 * (rows * (2 * q + (double)s->heads) + keys * kv)};
+    // q, k, v, o, its gradient and the log-sum-exp are read, the gradients of q, k and v written.
+    return (struct bench_work){2.5 * forward, 4 * rows * (2 * (q + kv) + 2 * q + (double)s->heads)};
 }
 
-static json_t *measure(struct gpu_device *dev, struct gpu_arena *arena, const struct shape *s, const struct inputs *in,
-                       run_fn run, double operations, int64_t most_repeats, double seconds, int64_t runs,
-                       struct vireo_error *err)
+static json_t *pass(struct work *w, bool backward, const struct bench_list *list, struct vireo_error *err)
 {
-    struct timing t;
-    double wall[MAX_RUNS], cpu = INFINITY;
-    // The first compiles; the second says how many fill a run.
-    if (!run(dev, arena, s, in, 1, &t, err) || !run(dev, arena, s, in, 1, &t, err))
-        return NULL;
-    const double wanted = seconds / (t.wall > 1e-6 ? t.wall : 1e-6);
-    const int64_t repeats = wanted < 1 ? 1 : wanted > (double)most_repeats ? most_repeats : (int64_t)wanted;
-    for (int64_t i = 0; i < runs; i++) {
-        if (!run(dev, arena, s, in, repeats, &t, err))
-            return NULL;
-        wall[i] = t.wall;
-        cpu = fmin(cpu, t.cpu);
+    const struct shape *s = w->shape;
+    const struct bench_work work = count(w, backward);
+    int64_t most = 100000;
+    if (backward) { // tapes stand side by side: at most 256 MiB of them
+        const double bytes = 4.0 * w->in.rows * (double)(4 * s->heads + 4 * s->kv_heads) * (double)s->head_dim;
+        const double room = (double)(1 << 28) / bytes;
+        most = room < 1 ? 1 : room > MAX_TAPES ? MAX_TAPES : (int64_t)room;
     }
-    qsort(wall, (size_t)runs, sizeof wall[0], compare);
-    const double median = (wall[(runs - 1) / 2] + wall[runs / 2]) / 2;
-    json_t *out = json_pack("{s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "repeats", (json_int_t)repeats, "seconds_min",
-                            wall[0], "seconds_median", median, "cpu_seconds_min", cpu, "gflops",
-                            operations / wall[0] * 1e-9, "gflops_median", operations / median * 1e-9,
-                            "gflops_per_cpu_second", operations / cpu * 1e-9);
+    struct bench_times times;
+    if (!bench_measure(backward ? run_backward : run_forward, w, list->seconds, list->runs, most, &times, err))
+        return NULL;
+    json_t *out = bench_times_json(&times, work.flops);
     if (!out)
         vireo_fail_memory(err, 1024);
+    if (out && !bench_roofline_set(out, work, times.wall.least, err, "%s %s, %lld heads of %lld, %lld x (%lld + %lld x %lld)",
+                                   kind_names[s->kind], backward ? "backward" : "forward", (long long)s->heads,
+                                   (long long)s->head_dim, (long long)s->groups, (long long)s->prompt,
+                                   (long long)(s->kind == WINDOW ? 1 : s->completions), (long long)s->length)) {
+        json_decref(out);
+        out = NULL;
+    }
     return out;
 }
 
-static bool bench_shape(struct gpu_device *dev, const struct shape *s, double seconds, int64_t runs, json_t *results,
-                        struct vireo_error *err)
+static bool one(struct gpu_device *dev, const json_t *given, const char *path, size_t index, const struct bench_list *list,
+                json_t *results, struct vireo_error *err)
 {
-    struct gpu_arena *arena = gpu_arena_create(
-        dev, &(struct gpu_arena_params){.name = "bench", .memory = GPU_MEMORY_DEVICE, .grows = true}, err);
-    if (!arena)
+    struct shape s = common[given ? 0 : index];
+    if (given && !read_shape(given, path, &s, err))
         return false;
-    struct inputs in = {0};
+    const struct gpu_arena_params p = {.name = "bench", .memory = GPU_MEMORY_DEVICE, .grows = true};
+    struct work w = {.dev = dev, .arena = gpu_arena_create(dev, &p, err), .shape = &s};
     json_t *forward = NULL, *backward = NULL, *row = NULL;
-    bool done = make_inputs(dev, arena, s, &in, err);
-    const double operations = 4 * in.spans.pairs * (double)s->heads * (double)s->head_dim;
-    if (done)
-        done = (forward = measure(dev, arena, s, &in, run_forward, operations, 100000, seconds, runs, err));
-    if (done && s->kind != DECODE) {
-        // Tapes stand side by side: at most 256 MiB of them.
-        const double bytes = 4.0 * in.rows * (double)(4 * s->heads + 4 * s->kv_heads) * (double)s->head_dim;
-        const double room = (double)(1 << 28) / bytes;
-        const int64_t most = room < 1 ? 1 : room > MAX_TAPES ? MAX_TAPES : (int64_t)room;
-        done = (backward = measure(dev, arena, s, &in, run_backward, 2.5 * operations, most, seconds, runs, err));
-    }
+    bool done = w.arena && make_inputs(dev, w.arena, &s, &w.in, err) && (forward = pass(&w, false, list, err)) &&
+                (has_pool(&s) || (backward = pass(&w, true, list, err)));
     if (done) {
-        row = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:O}", //
-                        "kind", kind_names[s->kind], "heads", (json_int_t)s->heads, //
-                        "kv_heads", (json_int_t)s->kv_heads, "head_dim", (json_int_t)s->head_dim, //
-                        "groups", (json_int_t)s->groups, "prompt", (json_int_t)s->prompt, //
-                        "completions", (json_int_t)s->completions, "length", (json_int_t)s->length, //
-                        "rows", (json_int_t)in.rows, "pairs", in.spans.pairs, "runs", (json_int_t)runs, //
-                        "forward", forward);
-        if (!row || (backward && json_object_set(row, "backward", backward) != 0) ||
-            json_array_append(results, row) != 0)
-            done = vireo_fail_memory(err, 1024);
+        row = json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:O, s:O*}", //
+                        "kind", kind_names[s.kind], "heads", (json_int_t)s.heads, //
+                        "kv_heads", (json_int_t)s.kv_heads, "head_dim", (json_int_t)s.head_dim, //
+                        "groups", (json_int_t)s.groups, "prompt", (json_int_t)s.prompt, //
+                        "completions", (json_int_t)s.completions, "length", (json_int_t)s.length, //
+                        "rows", (json_int_t)w.in.rows, "pairs", w.in.spans.pairs, "runs", (json_int_t)list->runs, //
+                        "forward", forward, "backward", backward);
+        done = (row && json_array_append(results, row) == 0) || vireo_fail_memory(err, 1024);
     }
     json_decref(row);
     json_decref(forward);
     json_decref(backward);
-    free(in.values);
-    gpu_arena_destroy(&arena);
+    free(w.in.values);
+    gpu_arena_destroy(&w.arena);
     return done;
 }
 
 bool bench_attention(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err)
 {
-    static const char *const known[] = {"shapes", "seconds", "runs", NULL};
-    const char *unknown;
-    json_t *list = NULL;
-    double seconds = 0.05;
-    int64_t runs = 5;
-    if (config) {
-        if (!json_is_object(config))
-            return vireo_fail_param(err, "", "the configuration must be an object, not %s", json_type_name(config));
-        if (json_find_unknown((json_t *)config, known, &unknown))
-            return vireo_fail_param(err, unknown, "unknown field");
-        if (!json_get_array(config, "", "shapes", &list, err) ||
-            !json_get_number(config, "", "seconds", 0, 60, &seconds, err) ||
-            !json_get_integer(config, "", "runs", 1, MAX_RUNS, &runs, err))
-            return false;
-    }
-    json_t *results = json_array();
-    bool done = results || vireo_fail_memory(err, 1024);
-    const size_t count = list ? json_array_size(list) : VIREO_COUNT(common);
-    for (size_t i = 0; done && i < count; i++) {
-        struct shape s;
-        char path[32];
-        snprintf(path, sizeof path, "shapes[%zu]", i);
-        if (list)
-            done = read_shape(json_array_get(list, i), path, &s, err);
-        else
-            s = common[i];
-        done = done && bench_shape(dev, &s, seconds, runs, results, err);
-    }
-    json_t *all = done ? json_pack("{s:s, s:O}", "device", gpu_device_caps(dev)->name, "results", results) : NULL;
-    if (done && !all)
-        done = vireo_fail_memory(err, 1024);
-    json_decref(results);
-    if (done)
-        *out = all;
-    return done;
+    return bench_shapes(dev, config, VIREO_COUNT(common), one, out, err);
 }

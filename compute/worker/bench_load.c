@@ -1,5 +1,6 @@
 // `vireo bench load`: a model's weights from a folder into device memory, as a worker does at its start.
 #include "compute/worker/bench.h"
+#include "compute/worker/bench_roofline.h"
 #include "compute/worker/bench_tools.h"
 
 #include "compute/base/file.h"
@@ -10,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_RUNS = 100 };
 
 static bool write_folder(struct gpu_device *dev, const json_t *model, enum dtype type, const char *folder,
                          struct vireo_error *err)
@@ -31,7 +30,7 @@ static bool write_folder(struct gpu_device *dev, const json_t *model, enum dtype
 
 static bool measure(struct gpu_device *dev, const char *folder, int64_t runs, json_t **out, struct vireo_error *err)
 {
-    double wall[MAX_RUNS], cpu[MAX_RUNS];
+    double wall[BENCH_MAX_RUNS], cpu[BENCH_MAX_RUNS];
     double bytes = 0;
     for (int64_t i = 0; i < runs; i++) {
         const struct model_load_params p = {.dtype = DTYPE_U32, .weights_only = true};
@@ -46,11 +45,14 @@ static bool measure(struct gpu_device *dev, const char *folder, int64_t runs, js
         model_destroy(&m);
     }
     const struct bench_figures w = bench_figures(wall, (size_t)runs), c = bench_figures(cpu, (size_t)runs);
-    *out = json_pack("{s:s,s:i,s:f,s:{s:f},s:{s:f},s:{s:f},s:f,s:{s:I,s:I}}", "device", gpu_device_caps(dev)->name, "runs",
-                     (int)runs, "bytes", bytes, "seconds_min", "load", w.least, "seconds_median", "load", w.median,
-                     "cpu_seconds_min", "load", c.least, "bytes_per_s", w.least > 0 ? bytes / w.least : 0, "peak_bytes",
-                     "device", (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss());
-    return *out || vireo_fail_memory(err, 1 << 10);
+    *out = json_pack("{s:s,s:i,s:f,s:{s:f},s:{s:f},s:{s:f},s:{s:f},s:f,s:{s:I,s:I}}", "device", gpu_device_caps(dev)->name,
+                     "runs", (int)runs, "bytes", bytes, "seconds_min", "load", w.least, "seconds_median", "load", w.median,
+                     "cpu_seconds_min", "load", c.least, "cpu_seconds_median", "load", c.median, "bytes_per_s",
+                     w.least > 0 ? bytes / w.least : 0, "peak_bytes", "device",
+                     (json_int_t)gpu_device_counters(dev).bytes_peak, "rss", (json_int_t)os_peak_rss());
+    if (!*out)
+        return vireo_fail_memory(err, 1 << 10);
+    return bench_roofline_set(*out, (struct bench_work){0, bytes}, w.least, err, "load, %.1f MB of weights", 1e-6 * bytes);
 }
 
 bool bench_load(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err)
@@ -60,7 +62,7 @@ bool bench_load(struct gpu_device *dev, const json_t *config, json_t **out, stru
     int64_t runs = 5;
     char folder[] = "/tmp/vireo-bench-XXXXXX";
     if (!bench_read_model(config, &model, &type, err) ||
-        !json_get_integer(config, "", "runs", 1, MAX_RUNS, &runs, err))
+        !json_get_integer(config, "", "runs", 1, BENCH_MAX_RUNS, &runs, err))
         return false;
     if (!mkdtemp(folder))
         return vireo_fail_errno(err, "cannot make a folder for the benchmark");

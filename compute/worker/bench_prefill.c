@@ -1,31 +1,11 @@
 // `vireo bench prefill`: from patches and token ids to each prompt's first token, through the engine.
 #include "compute/worker/bench.h"
+#include "compute/worker/bench_cost.h"
+#include "compute/worker/bench_engine.h"
 #include "compute/worker/bench_tools.h"
 
 #include "compute/base/arena.h"
-#include "compute/base/json.h"
 #include "compute/base/philox.h"
-#include "compute/engine/engine.h"
-
-#include <stdlib.h>
-
-enum { MAX_RUNS = 100 };
-
-struct setup {
-    int64_t image, prompts, text_tokens, runs;
-    json_t *model;
-    enum dtype type;
-};
-
-static bool read_setup(const json_t *config, struct setup *s, struct vireo_error *err)
-{
-    *s = (struct setup){.image = 112, .prompts = 4, .text_tokens = 24, .runs = 5};
-    return bench_read_model(config, &s->model, &s->type, err) &&
-           json_get_integer(config, "", "image", 28, 4096, &s->image, err) &&
-           json_get_integer(config, "", "prompts", 1, 256, &s->prompts, err) &&
-           json_get_integer(config, "", "text_tokens", 1, 65536, &s->text_tokens, err) &&
-           json_get_integer(config, "", "runs", 1, MAX_RUNS, &s->runs, err);
-}
 
 // A picture of noise: nothing that an earlier run computed fits it.
 static bool make_picture(const struct model *m, uint32_t side, uint32_t seed, struct patches *out,
@@ -45,21 +25,19 @@ static bool make_picture(const struct model *m, uint32_t side, uint32_t seed, st
     return done;
 }
 
-// Words, then the picture. Ids of words from the upper half of the vocabulary: no placeholder stands there.
-static bool make_prompt(const struct model *m, const struct setup *s, const struct patches *picture, uint32_t seed,
+// Words, then the picture.
+static bool make_prompt(const struct model *m, const struct bench_engine *s, const struct patches *picture, uint32_t seed,
                         struct arena *a, struct prompt *out, struct vireo_error *err)
 {
     const struct model_config *c = &m->config;
-    const uint32_t unit = c->vision.spatial_merge_size * c->vision.spatial_merge_size, half = c->text.vocab_size / 2;
-    const uint32_t tokens = (uint32_t)picture->rows / unit, count = (uint32_t)s->text_tokens + tokens + 2;
+    const uint32_t unit = c->vision.spatial_merge_size * c->vision.spatial_merge_size;
+    const uint32_t tokens = (uint32_t)picture->rows / unit, words = (uint32_t)s->text_tokens;
     const struct image_grid grid = {picture->t, picture->h, picture->w, tokens};
-    uint32_t *ids = arena_array(a, uint32_t, count), n = 0;
+    const uint32_t count = words + tokens + 2;
+    uint32_t *ids = arena_array(a, uint32_t, count), n = words;
     if (!ids)
         return vireo_fail_memory(err, (size_t)count * 4);
-    while (n < (uint32_t)s->text_tokens) {
-        ids[n] = half + philox(7, seed, n, 0, 0).v[0] % half;
-        n++;
-    }
+    bench_engine_words(m, 7, seed, words, ids);
     ids[n++] = c->vision_start_token_id;
     for (uint32_t i = 0; i < tokens; i++)
         ids[n++] = c->image_token_id;
@@ -67,37 +45,16 @@ static bool make_prompt(const struct model *m, const struct setup *s, const stru
     return prompt_from_ids(m, ids, count, &grid, 1, a, out, err);
 }
 
-static bool on_token(void *user, uint32_t sample, const struct engine_token *token)
-{
-    (void)user;
-    (void)sample;
-    (void)token;
-    return true;
-}
-
-static void on_end(void *user, uint32_t sample, enum engine_end reason, const struct vireo_error *why)
-{
-    (void)user;
-    (void)sample;
-    (void)reason;
-    (void)why;
-}
-
 // All prompts at once, one token each.
-static bool run(struct engine *e, const struct setup *s, const struct prompt *prompts, const struct patches *pictures,
+static bool run(struct engine *e, const struct bench_engine *s, const struct prompt *prompts, const struct patches *pictures,
                 struct bench_clock *took, struct vireo_error *err)
 {
+    uint64_t tokens_seen = 0;
     const struct bench_clock start = bench_start();
     for (int64_t i = 0; i < s->prompts; i++) {
         const struct patches *picture = &pictures[i];
-        struct generation g = {.id = (uint64_t)i + 1,
-                               .prompt = &prompts[i],
-                               .images = &picture,
-                               .n = 1,
-                               .sampling = {.top_p = 1, .repetition_penalty = 1, .logprob_temperature = 1,
-                                            .max_tokens = 1, .ignore_eos = true},
-                               .on_token = on_token,
-                               .on_end = on_end};
+        struct generation g = bench_engine_request((uint64_t)i + 1, &prompts[i], 1, 1, 0, &tokens_seen);
+        g.images = &picture;
         if (!engine_submit(e, &g, err))
             return false;
         for (bool busy = i + 1 == s->prompts; busy;)
@@ -109,7 +66,7 @@ static bool run(struct engine *e, const struct setup *s, const struct prompt *pr
 }
 
 // Makes the prompts of one run and times them.
-static bool round_of(struct model *m, struct engine *e, const struct setup *s, uint32_t number,
+static bool round_of(struct model *m, struct engine *e, const struct bench_engine *s, uint32_t number,
                      struct bench_clock *took, uint32_t *tokens, struct vireo_error *err)
 {
     struct arena a;
@@ -134,10 +91,29 @@ static bool round_of(struct model *m, struct engine *e, const struct setup *s, u
     return done;
 }
 
+static bool add_result(struct gpu_device *dev, const struct model *m, const struct bench_engine *s, uint32_t tokens,
+                       double *wall, double *cpu, json_t **out, struct vireo_error *err)
+{
+    const struct bench_figures w = bench_figures(wall, (size_t)s->runs), c = bench_figures(cpu, (size_t)s->runs);
+    const double all = (double)tokens * (double)s->prompts;
+    const uint32_t side = (uint32_t)s->image / m->config.vision.patch_size;
+    const struct bench_step step = {.prompts = (uint32_t)s->prompts, .prompt_tokens = tokens, .grid_h = side, .grid_w = side};
+    json_t *o = json_pack("{s:s,s:i,s:i,s:i,s:{s:f},s:{s:f},s:{s:f},s:{s:f},s:f,s:f}", "device", gpu_device_caps(dev)->name,
+                          "prompts", (int)s->prompts, "prompt_tokens", (int)tokens, "runs", (int)s->runs, "seconds_min",
+                          "run", w.least, "seconds_median", "run", w.median, "cpu_seconds_min", "run", c.least,
+                          "cpu_seconds_median", "run", c.median, "tokens_per_s", all / w.least, "tokens_per_cpu_second",
+                          all / c.least);
+    if (!o)
+        return vireo_fail_memory(err, 1 << 10);
+    *out = o;
+    return bench_roofline_set(o, bench_prefill_work(&m->config, s->type, &step), w.least, err,
+                              "prefill, %d prompts of %u tokens", (int)s->prompts, tokens);
+}
+
 bool bench_prefill(struct gpu_device *dev, const json_t *config, json_t **out, struct vireo_error *err)
 {
-    struct setup s;
-    if (!read_setup(config, &s, err))
+    struct bench_engine s;
+    if (!bench_engine_read(config, &s, err))
         return false;
     struct model *m = model_random(dev, s.model, 1, &(struct model_load_params){.dtype = s.type}, err);
     if (!m)
@@ -148,7 +124,7 @@ bool bench_prefill(struct gpu_device *dev, const json_t *config, json_t **out, s
                                     .max_sequences = (uint32_t)s.prompts,
                                     .max_batch_tokens = (uint32_t)s.prompts * most};
     struct engine *e = engine_create(m, &p, err);
-    double wall[MAX_RUNS], cpu[MAX_RUNS];
+    double wall[BENCH_MAX_RUNS], cpu[BENCH_MAX_RUNS];
     struct bench_clock took;
     uint32_t tokens = 0;
     bool done = e && round_of(m, e, &s, 0, &took, &tokens, err); // compiles
@@ -157,15 +133,7 @@ bool bench_prefill(struct gpu_device *dev, const json_t *config, json_t **out, s
         wall[i] = took.wall;
         cpu[i] = took.cpu;
     }
-    if (done) {
-        const struct bench_figures w = bench_figures(wall, (size_t)s.runs), c = bench_figures(cpu, (size_t)s.runs);
-        const double all = (double)tokens * (double)s.prompts;
-        *out = json_pack("{s:s,s:i,s:i,s:i,s:{s:f},s:{s:f},s:{s:f},s:f,s:f}", "device", gpu_device_caps(dev)->name,
-                         "prompts", (int)s.prompts, "prompt_tokens", (int)tokens, "runs", (int)s.runs, "seconds_min",
-                         "run", w.least, "seconds_median", "run", w.median, "cpu_seconds_min", "run", c.least,
-                         "tokens_per_s", all / w.least, "tokens_per_cpu_second", all / c.least);
-        done = *out || vireo_fail_memory(err, 1 << 10);
-    }
+    done = done && add_result(dev, m, &s, tokens, wall, cpu, out, err);
     engine_destroy(&e);
     model_destroy(&m);
     return done;

@@ -2,6 +2,7 @@
 // weights. Model, tokenizer and pictures are made here from the configuration; nothing is timed that a job does not do.
 #include "compute/worker/bench.h"
 #include "compute/worker/bench_cost.h"
+#include "compute/worker/bench_roofline.h"
 #include "compute/worker/bench_tools.h"
 
 #include "compute/base/arena.h"
@@ -33,14 +34,12 @@ struct setup {
 
 static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct vireo_error *err)
 {
-    static const char *const types[] = {"fp32", "bf16", "fp16", NULL};
-    int type = 0;
     *s = (struct setup){
         .image = 112, .prompts = 4, .group = 8, .new_tokens = 64, .text_tokens = 24, .runs = 5, .beta = 0.04};
     s->grpo = grpo;
     s->keep = true;
     s->offload = OFFLOAD_AUTO;
-    if (!json_get_object(config, "", "model", &s->model, err) ||
+    if (!bench_read_model(config, &s->model, &s->type, err) ||
         !json_get_integer(config, "", "image", 28, 4096, &s->image, err) ||
         !json_get_integer(config, "", "prompts", 1, 1024, &s->prompts, err) ||
         !json_get_integer(config, "", "group", 1, 256, &s->group, err) ||
@@ -52,13 +51,8 @@ static bool read_setup(const json_t *config, bool grpo, struct setup *s, struct 
         !json_get_bool(config, "", "gradient_checkpointing", &s->checkpointing, err) ||
         !json_get_choice(config, "", "offload", job_offload_names, &s->offload, err) ||
         !json_get_bool(config, "", "keep_activations", &s->keep, err) ||
-        !json_get_bool(config, "", "keep_features", &s->keep_features, err) ||
-        !json_get_choice(config, "", "dtype", types, &type, err))
+        !json_get_bool(config, "", "keep_features", &s->keep_features, err))
         return false;
-    if (!s->model)
-        return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "model",
-                               "The configuration needs 'model': a config.json of the model to be timed.");
-    s->type = type == 0 ? DTYPE_F32 : type == 1 ? DTYPE_BF16 : DTYPE_F16;
     snprintf(s->folder, sizeof s->folder, "/tmp/vireo-bench-XXXXXX");
     return mkdtemp(s->folder) != NULL || vireo_fail_errno(err, "cannot make a folder for the benchmark");
 }
@@ -173,6 +167,7 @@ struct heard {
     struct gpu_device *dev;
     json_t *steps;
     double flops_before, flops; // the device's counter at the end of the step before; of the last step
+    double bytes_before, bytes; // likewise
     double tokens_before, tokens; // tokens of prompts and completions, likewise
     double busy_before;           // seconds that the device computed
     double idle[1024];            // share of each step's time in which it did not
@@ -182,16 +177,17 @@ struct heard {
 static void on_metrics(void *context, uint32_t step, const json_t *metrics)
 {
     struct heard *h = context;
-    const double flops = gpu_device_counters(h->dev).flops;
+    const struct gpu_counters now = gpu_device_counters(h->dev);
     const double tokens = json_number_value(json_object_get(metrics, "num_tokens"));
     json_array_append(h->steps, json_object_get(metrics, "timing"));
-    const double busy = gpu_device_counters(h->dev).device_seconds;
     const double step_time = json_number_value(json_object_get(json_object_get(metrics, "timing"), "step_time"));
     if (step > 1 && step_time > 0 && h->idle_count < 1024) // the first step compiles
-        h->idle[h->idle_count++] = fmax(0, 1 - (busy - h->busy_before) / step_time);
-    h->busy_before = busy;
-    h->flops = flops - h->flops_before;
-    h->flops_before = flops;
+        h->idle[h->idle_count++] = fmax(0, 1 - (now.device_seconds - h->busy_before) / step_time);
+    h->busy_before = now.device_seconds;
+    h->flops = now.flops - h->flops_before;
+    h->flops_before = now.flops;
+    h->bytes = now.moved - h->bytes_before;
+    h->bytes_before = now.moved;
     h->tokens = tokens - h->tokens_before;
     h->tokens_before = tokens;
 }
@@ -330,6 +326,9 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
             if (heard.idle_count)
                 json_object_set_new(*out, "idle_share", json_real(bench_figures(heard.idle, heard.idle_count).median));
         }
+        done = done && bench_roofline_set(*out, (struct bench_work){heard.flops, heard.bytes}, step, err,
+                                          "%s step, %d prompts x %d, %d tokens each", s->grpo ? "grpo" : "sft",
+                                          (int)s->prompts, s->grpo ? (int)s->group : 1, (int)s->new_tokens);
         if (done && (!add_flops(s, &heard, *out, err) || (s->profile && !add_profile(dev, *out, err)))) {
             json_decref(*out);
             done = false;

@@ -40,10 +40,10 @@ def main():
         if run >= A.warmup:
             rows.append({"forward": forward - start, "backward": backward - forward, "optimizer": end - backward,
                          "step": end - start})
-    least, median, cpu = base.summary(rows)
+    least, median, cpu, cpu_median = base.summary(rows)
     base.LOAD0 = base.load()
     base.emit(config=name, batch=ids.shape[0], runs=len(rows), seconds_min=least, seconds_median=median,
-              cpu_seconds_min=cpu)
+              cpu_seconds_min=cpu, cpu_seconds_median=cpu_median)
 
 
 main()
