@@ -207,7 +207,8 @@ static void gather(struct tape *t, const struct adoption *a, uint32_t index, str
     const uint32_t words = (uint32_t)(tensor_count(to) / a->rows * dtype_bytes(to.dtype) / 4);
     struct tensor runs = tensor_row_part(a->runs, index * k->run_count, k->run_count);
     const bool wide = words % 2 == 0 && words <= MOST_WIDE && nn_takes_wide(t, KERNEL_GATHER_ROWS_WIDE);
-    const uint32_t each = VIREO_MIN(VIREO_MAX(WIDE_WORDS / VIREO_MAX(words, 1u), 1u), gpu_device_caps(tape_device(t))->subgroup_size);
+    const uint32_t each = VIREO_MIN(VIREO_MAX(WIDE_WORDS / VIREO_MAX(words, 1u), 1u),
+                                    gpu_device_caps(tape_device(t))->subgroup_size);
     const struct gather_rows_args args = {
         .to = to.span.address,
         .runs = runs.span.address,

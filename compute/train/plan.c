@@ -222,7 +222,8 @@ static json_t *plan_json(const struct plan *p, uint64_t available, bool cpu, uin
                      "gradients", (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "reference",
                      (json_int_t)p->reference, "kv", (json_int_t)p->kv, "activations", (json_int_t)p->activations,
                      "kept_activations", (json_int_t)p->kept, "vision_features", (json_int_t)p->features, "staging",
-                     (json_int_t)p->staging, "total", (json_int_t)total, "available", (json_int_t)available, "host", (json_int_t)p->host, "resident",
+                     (json_int_t)p->staging, "total", (json_int_t)total, "available", (json_int_t)available, "host",
+                     (json_int_t)p->host, "resident",
                      (json_int_t)(p->host + (cpu ? total - p->unused : 0)), "micro_batch_size", (int)micro);
 }
 
