@@ -34,7 +34,8 @@ static uint64_t micro_most(const struct trainer *t, uint32_t longest_prompt, boo
 {
     struct plan_batch micro = batch_of(t, t->micro_batch, longest_prompt);
     micro.gradients = true;
-    micro.checkpoint = keeps || t->spec->gradient_checkpointing;
+    micro.checkpoint = t->spec->gradient_checkpointing;
+    micro.adopt = keeps;
     return plan_activation_bytes(&t->model->config, &micro);
 }
 

@@ -55,11 +55,13 @@ uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_b
     if (!b->gradients)
         return VIREO_MAX(VIREO_MAX(b->tokens * (layer + H * F), head + b->tokens * H * (T + F)),
                          vision_work + b->patches * C * F);
-    if (b->checkpoint) {
+    if (b->checkpoint || b->adopt) {
         const uint64_t kept = b->tokens * ((t->num_hidden_layers + 1) * H * F + H * T) +
                               b->patches * ((v->depth + 1) * C * F + merger);
         const uint64_t walk = VIREO_MAX(text_work + b->tokens * layer_grad, vision_work + b->patches * block_grad);
-        return kept + VIREO_MAX(head + b->targets * H * T, walk);
+        // A layer that was computed leaves a hole below its result, which the head does not fit in.
+        const uint64_t hole = b->adopt ? 0 : text_work;
+        return kept + VIREO_MAX(head + b->targets * H * T + hole, walk);
     }
     const uint64_t kept = b->tokens * (t->num_hidden_layers * layer + H * (T + F) + F) +
                           b->patches * (v->depth * block + C * F + merger) + b->targets * (H * T + 8 * F);
@@ -122,10 +124,10 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
 static uint64_t host_bytes(const struct plan_facts *f, uint64_t pixels, enum dtype type)
 {
     enum { PROGRAM = 67 << 20, KERNELS = 100 << 20, KERNELS_OF_HALVES = 175 << 20, TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
-    // Patches as floats and the pictures they were cut from, and rows as text and as JSON.
+    // Patches of this step and the next as floats, with the pictures they were cut from; rows as text and as JSON.
     return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) +
            TOKENIZER_TIMES * f->tokenizer_bytes + DATA_TIMES * f->training_bytes +
-           pixels * 5 / 4;
+           pixels * 5 / 2;
 }
 
 // The data's sizes: the longest prompt allowed and the largest picture; unknown ones by what the model takes at most.
@@ -200,7 +202,7 @@ static void plan_step(struct plan *p, const struct job_spec *s, const struct mod
     step.patches = s->freeze_vision ? 0 : s->batch_size * z->patches;
     if (s->method == JOB_GRPO && s->keep_activations && !s->gradient_checkpointing)
         p->kept = plan_kept_bytes(c, &step);
-    batch.checkpoint = batch.checkpoint || p->kept > 0;
+    batch.adopt = p->kept > 0;
     const uint64_t used = plan_activation_bytes(c, &batch);
     p->activations = train ? VIREO_MAX(used, PLAN_ACTIVATIONS_LEAST) : used;
     // Host-written arrays of trainer and engine, pixels above all, and a block of the engine's activations; where the
@@ -220,8 +222,8 @@ static json_t *plan_json(const struct plan *p, uint64_t available, bool cpu, uin
                      "gradients", (json_int_t)p->gradients, "optimizer", (json_int_t)p->optimizer, "reference",
                      (json_int_t)p->reference, "kv", (json_int_t)p->kv, "activations", (json_int_t)p->activations,
                      "kept_activations", (json_int_t)p->kept, "vision_features", (json_int_t)p->features, "staging",
-                     (json_int_t)p->staging, "total", (json_int_t)total, "available",
-                     (json_int_t)available, "host", (json_int_t)p->host, "resident",
+                     (json_int_t)p->staging, "total", (json_int_t)total, "available", (json_int_t)available, "host",
+                     (json_int_t)p->host, "resident",
                      (json_int_t)(p->host + (cpu ? total - p->unused : 0)), "micro_batch_size", (int)micro);
 }
 

@@ -21,11 +21,11 @@ bool plan_streams_reference(const struct job_spec *s, bool cpu);
 // The trainer's arena of activations begins with so much at least.
 #define PLAN_ACTIVATIONS_LEAST ((uint64_t)16 << 20)
 // One packed batch. targets: rows of the head; type: of activations; checkpoint: layers are computed again in the backward
-// pass.
+// pass; adopt: put together there from what a rollout kept.
 struct plan_batch {
     uint64_t tokens, patches, targets;
     enum dtype type;
-    bool gradients, checkpoint;
+    bool gradients, checkpoint, adopt;
 };
 // Most bytes of activations and their gradients at one time.
 uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_batch *b);

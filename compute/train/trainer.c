@@ -122,7 +122,8 @@ static bool open_memory(struct trainer *t, enum job_method method, struct vireo_
                                  .type = t->model->activations,
                                  .targets = t->micro_batch * (answers ? answers : row),
                                  .gradients = true,
-                                 .checkpoint = t->checkpointing || (method == JOB_GRPO && s->keep_activations)};
+                                 .checkpoint = t->checkpointing,
+                                 .adopt = method == JOB_GRPO && s->keep_activations && !t->checkpointing};
     const uint64_t bytes = VIREO_MAX(plan_activation_bytes(&t->model->config, &b), PLAN_ACTIVATIONS_LEAST);
     t->activations = gpu_arena_create(
         t->dev, &(struct gpu_arena_params){.name = "activations", .bytes = bytes, .grows = true}, err);
