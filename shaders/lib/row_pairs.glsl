@@ -14,7 +14,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 8) buffer U64 { uint64
 
 layout(constant_id = 3) const uint COLUMNS = 32;
 
-const uint LANE_PAIRS = 16 / SUBGROUP;
+const uint LANE_PAIRS = SUBGROUP < 16 ? 16 / SUBGROUP : 1;
 const uint PAIRS = (COLUMNS + 2 * SUBGROUP - 1) / (2 * SUBGROUP); // of a lane; the last may lie behind the row
 #define PAIR_COLUMN(n) (2 * ((n) * SUBGROUP + gl_SubgroupInvocationID))
 // Over the pairs that lie in the row. Whole turns need no test: there the first half is a constant.
