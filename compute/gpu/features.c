@@ -216,6 +216,7 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
     lacks(caps, f12.bufferDeviceAddress, "bufferDeviceAddress");
     lacks(caps, f12.timelineSemaphore, "timelineSemaphore");
     lacks(caps, f12.scalarBlockLayout, "scalarBlockLayout");
+    lacks(caps, f12.subgroupBroadcastDynamicId, "subgroupBroadcastDynamicId");
     lacks(caps, (p11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
                     (p11.subgroupSupportedOperations & operations) == operations,
           "subgroup operations (basic, ballot, shuffle, arithmetic) in compute shaders");
@@ -269,6 +270,7 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
         .bufferDeviceAddress = VK_TRUE,
         .timelineSemaphore = VK_TRUE,
         .scalarBlockLayout = VK_TRUE,
+        .subgroupBroadcastDynamicId = VK_TRUE,
         .shaderFloat16 = f12.shaderFloat16,
         .shaderInt8 = f12.shaderInt8,
         .storageBuffer8BitAccess = f12.storageBuffer8BitAccess,

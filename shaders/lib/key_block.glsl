@@ -56,11 +56,16 @@ uint key_row(key_block b, uint j)
     return j + (j < b.prefix_count ? b.prefix_base : b.own_base);
 }
 
+// The largest of all lanes. A CPU driver runs shuffles and reductions lane by lane in a loop through memory; broadcasts of
+// constant lanes are two instructions each.
 uint subgroup_max(uint x)
 {
-    [[unroll]] for (uint step = 1; step < SUBGROUP; step *= 2)
-        x = max(x, subgroupShuffleXor(x, step));
-    return x;
+    if (SUBGROUP > ATTENTION_BLOCK)
+        return subgroupMax(x);
+    uint most = subgroupBroadcast(x, 0);
+    [[unroll]] for (uint lane = 1; lane < ATTENTION_BLOCK; lane++)
+        most = max(most, subgroupBroadcast(x, lane % SUBGROUP));
+    return most;
 }
 
 // What any part of a row found, for all its parts: 0, or NaN.
@@ -72,8 +77,7 @@ float over_parts(float broken)
 }
 
 #define NOBODY 0xffffffffu
-// The first item of the subgroup (u * SUBGROUP + lane) that has keys left, or NOBODY. Shuffles, since
-// CPU drivers run ballots lane by lane.
+// The first item of the subgroup (u * SUBGROUP + lane) that has keys left, or NOBODY.
 uint first_waiting(uint count[U], uint next[U])
 {
     uint none = 0; // ~item, so that the first is the largest
@@ -106,10 +110,10 @@ key_block meet(uint leader, uvec4 span[U], uint count[U], uint next[U], key_page
         mine = leader / SUBGROUP == u ? place[u] : mine;
     }
     uint lane = leader % SUBGROUP;
-    uvec4 found = uvec4(subgroupShuffle(mine.x, lane), 0, 0, subgroupShuffle(mine.w, lane));
+    uvec4 found = uvec4(subgroupBroadcast(mine.x, lane), 0, 0, subgroupBroadcast(mine.w, lane));
     if (!PAGED) {
-        found.y = subgroupShuffle(mine.y, lane);
-        found.z = subgroupShuffle(mine.z, lane);
+        found.y = subgroupBroadcast(mine.y, lane);
+        found.z = subgroupBroadcast(mine.z, lane);
     }
     key_block b = key_block(found.x, 0, found.y, found.z, found.w);
     uint end = 0;
