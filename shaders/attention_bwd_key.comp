@@ -79,7 +79,6 @@ void main()
                     q[n][d] = fine ? q[n][d] : 0;
                     go[n][d] = fine ? go[n][d] : 0;
                 }
-                broken[n] = over_parts(broken[n]);
             }
             float w[U][ATTENTION_BLOCK], ds[U][ATTENTION_BLOCK];
             [[unroll]] for (uint u = 0; u < U; u++)
@@ -96,7 +95,7 @@ void main()
                     }
                 }
             [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                float poison = subgroupBroadcast(broken[j / LOADERS], j % LOADERS);
+                float poison = broken_row(broken, j);
                 float l = subgroupBroadcast(lse[j / LOADERS], j % LOADERS);
                 float mean = subgroupBroadcast(delta[j / LOADERS], j % LOADERS);
                 [[unroll]] for (uint u = 0; u < U; u++) {

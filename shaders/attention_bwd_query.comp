@@ -73,7 +73,6 @@ void main()
                     broken[n] = fine ? broken[n] : NOT_A_NUMBER;
                     k[n][d] = fine ? k[n][d] : 0;
                 }
-                broken[n] = over_parts(broken[n]);
             }
             float s[U][ATTENTION_BLOCK], ds[U][ATTENTION_BLOCK];
             [[unroll]] for (uint u = 0; u < U; u++)
@@ -92,7 +91,7 @@ void main()
             [[unroll]] for (uint u = 0; u < U; u++) {
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
                     float x = exp2(s[u][j] - lse[u]) * (ds[u][j] - delta[u]) +
-                              subgroupBroadcast(broken[j / LOADERS], j % LOADERS);
+                              broken_row(broken, j);
                     ds[u][j] = next[u] + j < visible[u] ? x : 0;
                 }
                 next[u] += visible[u] != 0 ? ATTENTION_BLOCK : 0;

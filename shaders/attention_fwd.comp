@@ -68,10 +68,8 @@ void main()
                     k[n][d] = 0;
                     v[n][d] = 0;
                 }
-                if (j < b.end) {
-                    LOAD_ROW(k[n], SHARE, keys, at, KV_TYPE);
-                    LOAD_ROW(v[n], SHARE, values, at, KV_TYPE);
-                }
+                if (j < b.end)
+                    LOAD_ROWS(k[n], v[n], SHARE, keys, values, at, KV_TYPE);
                 // A value that is not finite must reach the pairs that see its key, and no other: 0 * it is NaN. So the
                 // weight of the key becomes NaN for those who see it, and the value 0.
                 [[unroll]] for (uint d = 0; d < SHARE; d++) {
@@ -79,7 +77,6 @@ void main()
                     broken[n] = fine ? broken[n] : NOT_A_NUMBER;
                     v[n][d] = fine ? v[n][d] : 0;
                 }
-                broken[n] = over_parts(broken[n]);
             }
             float s[U][ATTENTION_BLOCK], fade[U];
             [[unroll]] for (uint u = 0; u < U; u++)
@@ -98,7 +95,7 @@ void main()
                 fade[u] = peak == top[u] ? 1 : exp2(top[u] - peak);
                 sum[u] *= fade[u];
                 [[unroll]] for (uint j = 0; j < ATTENTION_BLOCK; j++) {
-                    float w = exp2(s[u][j] - peak) + subgroupBroadcast(broken[j / LOADERS], j % LOADERS);
+                    float w = exp2(s[u][j] - peak) + broken_row(broken, j);
                     s[u][j] = next[u] + j < visible[u] ? w : 0;
                     sum[u] += s[u][j];
                 }

@@ -42,7 +42,7 @@ uint draw_in_block(uint base, uint first, uint end, float inverse, float most, f
     bool found = false;
     [[unroll]] for (uint j = 0; j < LANE_PARTIALS; j++) {
         for (uint l = 0; l < min(SUBGROUP, PARTIALS); l++) {
-            float s = subgroupShuffle(sum[j], l);
+            float s = subgroupBroadcast(sum[j], l); // a CPU driver runs a shuffle lane by lane
             if (!found && s > 0) {
                 chosen = j * SUBGROUP + l;
                 before = passed;

@@ -79,4 +79,26 @@ void store_four(uvec2 base, uint at, uint left, uint type, vec4 x)
                 x[d_ + i_] = four_[i_];                                                                               \
     }
 
+// The same for two rows. First a load of each line of the caches, so that the waits for memory are one: a CPU looks
+// ahead no further than a few loads of a whole subgroup.
+#define LOAD_FOUR_(x, d, n, base, at, type)                                                                           \
+    {                                                                                                                 \
+        vec4 four_ = load_four(base, (at) + (d), (n) - (d), type);                                                    \
+        [[unroll]] for (uint i_ = 0; i_ < 4; i_++)                                                                    \
+            if ((d) + i_ < (n))                                                                                       \
+                x[(d) + i_] = four_[i_];                                                                              \
+    }
+#define LOAD_ROWS(x, y, n, base_x, base_y, at, type)                                                                  \
+    {                                                                                                                 \
+        [[unroll]] for (uint d_ = 0; d_ < (n); d_ += 16) {                                                            \
+            LOAD_FOUR_(x, d_, n, base_x, at, type)                                                                    \
+            LOAD_FOUR_(y, d_, n, base_y, at, type)                                                                    \
+        }                                                                                                             \
+        [[unroll]] for (uint d_ = 0; d_ < (n); d_ += 4)                                                               \
+            if (d_ % 16 != 0) {                                                                                       \
+                LOAD_FOUR_(x, d_, n, base_x, at, type)                                                                \
+                LOAD_FOUR_(y, d_, n, base_y, at, type)                                                                \
+            }                                                                                                         \
+    }
+
 #endif

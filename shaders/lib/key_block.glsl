@@ -58,22 +58,24 @@ uint key_row(key_block b, uint j)
 
 // The largest of all lanes. A CPU driver runs shuffles and reductions lane by lane in a loop through memory; broadcasts of
 // constant lanes are two instructions each.
+const uint CPU_LANES = 16; // the most a CPU driver has
 uint subgroup_max(uint x)
 {
-    if (SUBGROUP > ATTENTION_BLOCK)
+    if (SUBGROUP > CPU_LANES)
         return subgroupMax(x);
     uint most = subgroupBroadcast(x, 0);
-    [[unroll]] for (uint lane = 1; lane < ATTENTION_BLOCK; lane++)
+    [[unroll]] for (uint lane = 1; lane < CPU_LANES; lane++)
         most = max(most, subgroupBroadcast(x, lane % SUBGROUP));
     return most;
 }
 
-// What any part of a row found, for all its parts: 0, or NaN.
-float over_parts(float broken)
+// What any part of row j found (broken[PER], each 0 or NaN), for all lanes: 0, or NaN.
+float broken_row(float broken[PER], uint j)
 {
-    [[unroll]] for (uint part = 1; part < PARTS; part *= 2)
-        broken += subgroupShuffleXor(broken, part * LOADERS);
-    return broken;
+    float any = 0;
+    [[unroll]] for (uint part = 0; part < PARTS; part++)
+        any += subgroupBroadcast(broken[j / LOADERS], j % LOADERS + LOADERS * part);
+    return any;
 }
 
 #define NOBODY 0xffffffffu
