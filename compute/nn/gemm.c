@@ -8,12 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-// The kernels of one product and pair of types for CPU drivers, all with the same bits, and their tiles: rows, columns a
-// lane (shaders/meson.build has the same sizes). All but ANY load 64 bits at a time and want aligned operands.
-enum { TALL, WIDE, LOW, ANY, TILES };
+// The kernels of a product for CPU drivers, all with the same bits, and their tiles: rows, columns a lane (shaders/meson.build
+// has the same sizes). All but ANY load 64 bits at a time and want aligned operands. ONE exists for NT alone, the two with
+// short turns for NT of f32.
+enum { TALL, WIDE, LOW, ONE, WIDE_SHORT, LOW_SHORT, ANY, TILES };
 static const struct {
     uint32_t rows, columns;
-} tiles[TILES] = {[TALL] = {64, 4}, [WIDE] = {32, 4}, [LOW] = {8, 4}, [ANY] = {16, 2}};
+} tiles[TILES] = {[TALL] = {64, 4}, [WIDE] = {32, 4},       [LOW] = {8, 4},       [ONE] = {1, 8},
+                  [WIDE_SHORT] = {32, 4}, [LOW_SHORT] = {8, 4}, [ANY] = {16, 2}};
 
 #define FAMILY(types)                                                                                                 \
     {                                                                                                                 \
@@ -27,6 +29,8 @@ static const struct {
 // By A, then by B: f32, 16 bits (bf16 in the names; a constant makes them fp16).
 static const enum gpu_kernel simd_kernels[3][2][2][TILES] = {
     [NN_NT] = PRODUCT(NT), [NN_NN] = PRODUCT(NN), [NN_TN] = PRODUCT(TN)};
+static const enum gpu_kernel one_kernels[2][2] = {{KERNEL_GEMM_NT_F32_F32_ONE, KERNEL_GEMM_NT_F32_BF16_ONE},
+                                                  {KERNEL_GEMM_NT_BF16_F32_ONE, KERNEL_GEMM_NT_BF16_BF16_ONE}};
 
 static bool is_float(struct tensor x)
 {
@@ -52,19 +56,40 @@ static bool is_wide(struct tensor x, bool along_k)
     return gemm_load_fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
-// The tile for a C of m rows when operands are aligned. What a row of a tile costs is an estimate (64 rows against 32 by
-// measurement, 8 by counting loads); rows beyond the edge cost as much as any.
-// VIREO_GEMM=simd-0 ... forces one of TALL, WIDE, LOW.
-static int choose_rows(const char *forced, uint32_t m)
+// Is there such a kernel for this product, and which?
+static bool find_kernel(enum nn_product kind, struct tensor a, struct tensor b, int tile, enum gpu_kernel *out)
 {
-    static const double cost[] = {[TALL] = 1, [WIDE] = 1.1, [LOW] = 1.6};
-    if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '0' && forced[5] < '0' + ANY)
+    const int a_half = a.dtype != DTYPE_F32, b_half = b.dtype != DTYPE_F32;
+    if ((tile == ONE && kind != NN_NT) ||
+        ((tile == WIDE_SHORT || tile == LOW_SHORT) && (kind != NN_NT || a_half || b_half)))
+        return false;
+    *out = tile == ONE          ? one_kernels[a_half][b_half]
+           : tile == WIDE_SHORT ? KERNEL_GEMM_NT_F32_F32_WIDE_SHORT
+           : tile == LOW_SHORT  ? KERNEL_GEMM_NT_F32_F32_LOW_SHORT
+                                : simd_kernels[kind][a_half][b_half][tile];
+    return true;
+}
+
+// The tile for a C of m rows when operands are aligned. What a row of a tile costs is an estimate (64 rows against 32 by
+// measurement, 8 by counting loads, one row by measurement); rows beyond the edge cost as much as any.
+// VIREO_GEMM=simd-0 ... forces one of TALL, WIDE, LOW, ONE, WIDE_SHORT, LOW_SHORT where the product has it.
+static int choose_rows(const char *forced, enum nn_product kind, struct tensor a, struct tensor b, uint32_t m)
+{
+    static const double cost[] = {[TALL] = 1, [WIDE] = 1.1, [LOW] = 1.6, [ONE] = 6.5};
+    enum gpu_kernel kernel;
+    if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '0' && forced[5] < '0' + ANY &&
+        find_kernel(kind, a, b, forced[5] - '0', &kernel))
         return forced[5] - '0';
     int best = TALL;
-    for (int i = WIDE; i <= LOW; i++)
-        if (cost[i] * (double)vireo_round_up(m, tiles[i].rows) < cost[best] * (double)vireo_round_up(m, tiles[best].rows))
+    for (int i = WIDE; i <= ONE; i++)
+        if (find_kernel(kind, a, b, i, &kernel) &&
+            cost[i] * (double)vireo_round_up(m, tiles[i].rows) < cost[best] * (double)vireo_round_up(m, tiles[best].rows))
             best = i;
-    return best;
+    // Few rows of A: B comes from far, and turns of 4 k are 10 to 40 % faster than those of 8. Not where rows of B lie in the
+    // same few sets of the cache: its lines are gone before the next turn, so a turn should take more of each.
+    const bool crowded = (uint64_t)b.stride * dtype_bytes(b.dtype) % 2048 == 0;
+    const int brief = best == WIDE ? WIDE_SHORT : best == LOW ? LOW_SHORT : best;
+    return !crowded && find_kernel(kind, a, b, brief, &kernel) ? brief : best;
 }
 
 // Layout and sizes choose among kernels of equal bits; that is all they may do.
@@ -77,12 +102,11 @@ static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, s
     const uint32_t m = tensor_rows(c), lanes = gpu_device_caps(dev)->subgroup_size;
     const char *forced = getenv("VIREO_GEMM"); // for tests: "any", the general kernels only; "simd-0" ..., one of the tiles
     out = (struct gemm_choice){.constants = {types.c, types.halves}, .constant_count = 2};
-    const enum gpu_kernel *list = simd_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32];
     int tile = ANY;
     if (!(forced && strcmp(forced, "any") == 0) && is_wide(a, kind != NN_TN) && is_wide(b, kind == NN_NT) &&
-        gpu_kernel_runs(dev, list[TALL]))
-        tile = choose_rows(forced, m);
-    out.kernel = list[tile];
+        gpu_kernel_runs(dev, simd_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32][TALL]))
+        tile = choose_rows(forced, kind, a, b, m);
+    find_kernel(kind, a, b, tile, &out.kernel);
     out.rows = tiles[tile].rows;
     out.columns = tiles[tile].columns * lanes;
     return out;

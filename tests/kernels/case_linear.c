@@ -357,14 +357,17 @@ static void tiles_have_the_bits_of_the_simd_family(void **state)
 static void cpu_tiles_have_the_same_bits(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"simd-0", "simd-1", "simd-2", "any"};
+    static const char *const kernels[] = {"simd-0", "simd-1", "simd-2", "simd-3", "simd-4", "simd-5", "any"};
     // Rows, columns, terms: short of every tile and past the tallest, rests of every kind, blocks of a long TN sum.
     static const uint32_t shapes[][3] = {{7, 5, 3}, {71, 67, 77}, {37, 150, 64}, {9, 34, 1111}};
     for (int kind = NN_NT; kind <= NN_TN; kind++)
-        for (uint32_t i = 0; i < VIREO_COUNT(pairs); i++) {
-            // Each kind has C in f32 and in 16 bits, and each pair of operands meets both.
+        for (uint32_t i = 0; i < VIREO_COUNT(pairs) + (kind == NN_NT ? 3 : 0); i++) {
+            // Each kind has C in f32 and in 16 bits, and each pair of operands meets both. NT of f32 has tiles of its own: there
+            // more shapes.
             const uint32_t *e = shapes[(i + (uint32_t)kind) % 4];
-            const enum dtype at_ = pairs[i][0], bt = pairs[i][1], half = i < 4 ? DTYPE_BF16 : DTYPE_F16;
+            const bool f32 = i >= VIREO_COUNT(pairs);
+            const enum dtype at_ = f32 ? DTYPE_F32 : pairs[i][0], bt = f32 ? DTYPE_F32 : pairs[i][1];
+            const enum dtype half = i < 4 ? DTYPE_BF16 : DTYPE_F16;
             const enum dtype ct = (i + (uint32_t)kind) & 1 ? half : DTYPE_F32, extra = kind & 1 ? half : DTYPE_F32;
             // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a
             // multiple of 4 too, unless it is k. A 16-bit C in whole words.
