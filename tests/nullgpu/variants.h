@@ -96,12 +96,14 @@ static inline bool variant_mixed(struct variant *v, uint32_t i)
         {0, 0, 1, 0, 0, 0}, {1, 1, 0, 1, 0, 0}, {1, 0, 1, 0, 0, 0},
     };
     const uint32_t first = v->kernel == KERNEL_ATTENTION_TILE_FWD, count = first ? sizeof mixed / sizeof mixed[0] : 1;
-    if (!variant_has_name(v, "attention_tile") || first + i >= count)
+    if (!variant_has_name(v, "attention_tile") || first + i / 2 >= count)
         return false;
     v->count = 8;
     v->constants[0] = 128;
     v->constants[1] = 1;
-    memcpy(v->constants + 2, mixed[first + i], sizeof mixed[0]);
+    memcpy(v->constants + 2, mixed[first + i / 2], sizeof mixed[0]);
+    for (int type = 3; type < 8; type++) // in bf16, then in fp16
+        v->constants[type] *= 1 + i % 2;
     return true;
 }
 
