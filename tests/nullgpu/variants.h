@@ -89,22 +89,21 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
 // type, in pages or not. False: there are no more.
 static inline bool variant_mixed(struct variant *v, uint32_t i)
 {
-    enum { BACKWARD = 2 };
     static const uint32_t mixed[][6] = {
         // keys in pages; types of qkv, of k and v, of o, of the gradients of o and of qkv
-        {0, 1, 0, 1, 1, 1}, {0, 2, 0, 2, 2, 2}, // backward
+        {0, 1, 0, 1, 1, 1}, // backward
         {0, 1, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}, {1, 0, 0, 0, 0, 0}, {0, 1, 0, 1, 0, 0},
         {0, 0, 1, 0, 0, 0}, {1, 1, 0, 1, 0, 0}, {1, 0, 1, 0, 0, 0},
-        {0, 2, 2, 2, 0, 0}, {1, 2, 2, 2, 0, 0}, {0, 2, 0, 2, 0, 0}, {0, 0, 2, 0, 0, 0}, {1, 2, 0, 2, 0, 0}, {1, 0, 2, 0, 0, 0},
     };
-    const bool forward = v->kernel == KERNEL_ATTENTION_TILE_FWD;
-    const uint32_t first = forward ? BACKWARD : 0, count = forward ? sizeof mixed / sizeof mixed[0] : BACKWARD;
-    if (!variant_has_name(v, "attention_tile") || first + i >= count)
+    const uint32_t first = v->kernel == KERNEL_ATTENTION_TILE_FWD, count = first ? sizeof mixed / sizeof mixed[0] : 1;
+    if (!variant_has_name(v, "attention_tile") || first + i / 2 >= count)
         return false;
     v->count = 8;
     v->constants[0] = 128;
     v->constants[1] = 1;
-    memcpy(v->constants + 2, mixed[first + i], sizeof mixed[0]);
+    memcpy(v->constants + 2, mixed[first + i / 2], sizeof mixed[0]);
+    for (int type = 3; type < 8; type++) // in bf16, then in fp16
+        v->constants[type] *= 1 + i % 2;
     return true;
 }
 
