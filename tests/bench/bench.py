@@ -111,7 +111,7 @@ def products():
         check(all(row[k] == v for k, v in shape.items()), f"gemm: {shape} is named in its result")
         positive(row["gflops_per_cpu_second"], "gemm: gflops_per_cpu_second")
     for line, shape in zip(held_to_rooflines("gemm", r, len(shapes)), shapes):
-        size = {"f32": 4, "bf16": 2}
+        size = {"f32": 4, "bf16": 2, "f16": 2}
         check(line["flops"] == 2 * 40 * 32 * 24, f"gemm: flops of {line}")
         # A, B and C by the product's kind: nt A [m, k], B [n, k]; all have m k and n k elements.
         moved = size[shape["a_type"]] * 40 * 24 + size[shape["b_type"]] * 32 * 24 + 4 * 40 * 32
