@@ -14,6 +14,8 @@
         {KERNEL_GEMM_TILE_##kind##_BF16_F32, KERNEL_GEMM_TILE_##kind##_BF16_BF16},                                    \
     }
 static const enum gpu_kernel tile_kernels[3][2][2] = {[NN_NT] = TILES(NT), [NN_NN] = TILES(NN), [NN_TN] = TILES(TN)};
+static const enum gpu_kernel gemv_kernels[2][2] = {{KERNEL_GEMV_F32_F32, KERNEL_GEMV_F32_BF16},
+                                                   {KERNEL_GEMV_BF16_F32, KERNEL_GEMV_BF16_BF16}};
 static const enum gpu_kernel coopmat_kernels[3][2] = {
     // fp16, bf16
     [NN_NT] = {KERNEL_GEMM_COOPMAT_NT_F16, KERNEL_GEMM_COOPMAT_NT_BF16},
@@ -81,6 +83,22 @@ static void take_tile(struct gpu_device *dev, enum nn_product kind, struct tenso
     gemm_tile_constants(t, types, aligned, out->constants);
 }
 
+// Of few rows, unless a tile is asked for: decoding waits for the weights, and a tile's rows would mostly be none.
+static bool take_gemv(enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, struct gemm_types types,
+                      const char *forced, struct gemm_choice *out)
+{
+    const bool wanted = forced && strcmp(forced, "tile-gemv") == 0;
+    if (kind != NN_NT || !(wanted || tensor_rows(c) <= GEMV_ROWS) || (!wanted && forced_number(forced, "tile-", GEMM_TILES) >= 0))
+        return false;
+    out->kernel = gemv_kernels[a.dtype != DTYPE_F32][b.dtype != DTYPE_F32];
+    out->tiles = 1;
+    out->rows = GEMV_ROWS;
+    out->columns = GEMV_COLUMNS;
+    out->constant_count = GEMV_CONSTANTS;
+    gemv_constants(types, gemm_load_fits(a, 4, false) && gemm_load_fits(b, 4, false), out->constants);
+    return true;
+}
+
 static void take_coopmat(struct gpu_device *dev, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c,
                          struct gemm_types types, const char *forced, struct gemm_choice *out)
 {
@@ -117,7 +135,7 @@ bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor
     *out = (struct gemm_choice){.flags = c.dtype == DTYPE_F32 && gemm_load_fits(c, 4, false) ? GEMM_C_QUADS : 0};
     if (coopmat)
         take_coopmat(dev, kind, a, b, c, types, forced, out);
-    else
+    else if (!take_gemv(kind, a, b, c, types, forced, out))
         take_tile(dev, kind, a, b, c, types, forced, out);
     return true;
 }

@@ -4,7 +4,7 @@
 // M, N, K or the layout: each family has its own order of sums ("simd" and "tile" share one), and a row must have the same
 // bits in every batch. Within a family, size and layout choose among kernels of equal bits.
 //   "coopmat"  fp16 x fp16 or bf16 x bf16, where the device has matrix units for that type with f32 sums.
-//   "tile"     everything else on GPUs.
+//   "tile"     everything else on GPUs; for NT of up to four rows its kernel is gemv.comp.
 //   "simd"     everything else on CPU drivers: gemm.c.
 #ifndef VIREO_NN_GEMM_CHOOSE_H
 #define VIREO_NN_GEMM_CHOOSE_H
@@ -53,7 +53,7 @@ static inline struct gemm_types gemm_types_of(struct tensor a, struct tensor b, 
 
 // The choice among the families for GPUs; false: the product belongs to "simd". VIREO_GEMM, for tests and measurements:
 // "simd" or "any" that family, "tile" and "coopmat" (where the device and the types allow it) the others, "tile-0" ...,
-// "coopmat-0" ... their tile of this number.
+// "coopmat-0" ... their tile of this number, "tile-gemv" gemv.comp for NT of any number of rows.
 // Without a number the tile is the one that gemm_tune.h measured as the fastest for this kernel and class of shapes, else one
 // by a formula. The measured table is asked once the family and its kernel are settled: it can choose a tile, never an order
 // of sums.

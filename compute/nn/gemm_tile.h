@@ -43,6 +43,15 @@ static inline void gemm_tile_constants(const struct gemm_tile *t, struct gemm_ty
     out[7] = types.halves;
 }
 
+// "gemv": NT of at most so many rows, with the bits of the tiles; columns of a workgroup. Constants 1 to 3 of the kernel.
+enum { GEMV_ROWS = 4, GEMV_COLUMNS = 32, GEMV_CONSTANTS = 3 };
+static inline void gemv_constants(struct gemm_types types, bool aligned, uint32_t out[GEMV_CONSTANTS])
+{
+    out[0] = types.c;
+    out[1] = aligned;
+    out[2] = types.halves;
+}
+
 // "coopmat": rows and columns of a workgroup's part of C and of a subgroup's, multiples of 16; a workgroup has a subgroup
 // for each. All give the same bits, other ones than "tile".
 struct gemm_coopmat {

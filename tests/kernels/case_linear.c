@@ -352,6 +352,39 @@ static void tiles_have_the_bits_of_the_simd_family(void **state)
         }
 }
 
+// So does the kernel for few rows: up to one group of them and past it, columns that fill no group, sums with a rest of a tile
+// and of a quad, quads that are aligned or not, every pair of types, with bias, residual, old values and a 16-bit C of odd width.
+static void few_rows_have_the_bits_of_the_simd_family(void **state)
+{
+    (void)state;
+    static const uint32_t shapes[][3] = {{1, 64, 128}, {4, 33, 200}, {7, 70, 61}, {2, 31, 3}};
+    for (uint32_t i = 0; i < VIREO_COUNT(pairs); i++)
+        for (uint32_t s = 0; s < VIREO_COUNT(shapes); s++) {
+            const uint32_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+            const enum dtype half = pairs[i][0] != DTYPE_F32 ? pairs[i][0] : pairs[i][1] != DTYPE_F32 ? pairs[i][1] : DTYPE_BF16;
+            struct product p = product_new(NN_NT, pairs[i][0], pairs[i][1], m, n, k);
+            if (s % 2) {
+                matrix_free(&p.c);
+                p.c = matrix_padded(half, m, n, 0, n % 2, 54);
+                p.bias = matrix_new(half, 1, n, 55);
+                p.residual = matrix_new(DTYPE_F32, m, n, 56);
+                p.beta = 1;
+            }
+            float *got[2];
+            for (int v = 0; v < 2; v++) {
+                if (p.beta)
+                    REQUIRE_OK(tensor_write_floats(test_device, p.c.whole, p.c.values, &err));
+                got[v] = product_values_by(&p, v ? "tile-gemv" : "simd");
+            }
+            char what[64];
+            snprintf(what, sizeof what, "%s %s m=%u n=%u k=%u", dtype_name(pairs[i][0]), dtype_name(pairs[i][1]), m, n, k);
+            test_same_bits(what, got[1], got[0], (size_t)m * n);
+            free(got[0]);
+            free(got[1]);
+            product_free(&p);
+        }
+}
+
 // The tiles for CPU drivers and the general kernel are one product to the last bit, whatever its types, epilogue and
 // layout: tiles are chosen by the number of rows, the general kernel by strides.
 static void cpu_tiles_have_the_same_bits(void **state)
@@ -638,6 +671,7 @@ const struct CMUnitTest cases_linear[] = {
     cmocka_unit_test(fp16_results_overflow_to_infinity),
     cmocka_unit_test(rows_have_the_same_bits_in_every_batch),
     cmocka_unit_test(tiles_have_the_bits_of_the_simd_family),
+    cmocka_unit_test(few_rows_have_the_bits_of_the_simd_family),
     cmocka_unit_test(cpu_tiles_have_the_same_bits),
     cmocka_unit_test(column_sums),
     cmocka_unit_test(zero_arguments_touch_nothing),

@@ -50,6 +50,13 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
             return false;
         gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], types,
                                i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
+    } else if (variant_has_name(v, "gemv")) {
+        // C, aligned, the type of 16 bits.
+        static const uint32_t all[][GEMV_CONSTANTS] = {{0, 1, 1}, {0, 0, 1}, {1, 1, 1}, {2, 1, 2}};
+        v->count = GEMV_CONSTANTS;
+        if (i >= sizeof all / sizeof all[0])
+            return false;
+        memcpy(v->constants, all[i], sizeof all[i]);
     } else if (variant_has_name(v, "gemm")) {
         // The family for CPU drivers, as below.
         v->count = 1;
@@ -125,6 +132,7 @@ static inline const char *variant_sets(const struct variant *v)
 {
     return variant_has_name(v, "gemm_tile")        ? "abbbbbcd"       // C; tile; alignment; types
            : variant_has_name(v, "gemm_coopmat")   ? "abbbbbcddde"    // C; tile; width of loads; the device's matrices; types
+           : variant_has_name(v, "gemv")           ? "abc"            // C; alignment; type of 16 bits
            : variant_has_name(v, "attention_tile") ? "aabccccc"       // head and alignment; pages; types
                                                    : NULL;
 }
@@ -183,7 +191,7 @@ static inline uint32_t variant_invocations(const struct variant *v, uint32_t sub
 {
     return variant_has_name(v, "gemm_tile")      ? v->constants[1]
            : variant_has_name(v, "gemm_coopmat") ? v->constants[1] * subgroup
-           : variant_has_name(v, "attention_tile") ? 128
+           : variant_has_name(v, "attention_tile") || variant_has_name(v, "gemv") ? 128
                                                    : subgroup;
 }
 
@@ -211,6 +219,8 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
         return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
     if (variant_has_name(v, "gemm_coopmat"))
         return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
+    if (variant_has_name(v, "gemv"))
+        return v->constants[0] == 0 && v->constants[1] == 1;
     for (uint32_t j = 0; j < v->count; j++)
         if (!variant_is_width(v, j) && v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
             return false;
