@@ -27,7 +27,7 @@ static const char *field(const struct request *req, const char *name)
 }
 
 // expires_after[anchor], expires_after[seconds]
-static bool read_expiry(const struct request *req, int64_t *expires_at, struct vireo_error *err)
+static bool read_expiry(const struct request *req, int64_t created_at, int64_t *expires_at, struct vireo_error *err)
 {
     const char *anchor = field(req, "expires_after[anchor]"), *seconds = field(req, "expires_after[seconds]");
     if (!anchor && !seconds)
@@ -41,7 +41,7 @@ static bool read_expiry(const struct request *req, int64_t *expires_at, struct v
         return vireo_fail_param(err, "expires_after.seconds",
                                 "expires_after.seconds must be an integer from 3600 to 2592000, got '%.40s'.",
                                 seconds ? seconds : "");
-    *expires_at = clock_unix() + value;
+    *expires_at = created_at + value;
     return true;
 }
 
@@ -49,6 +49,7 @@ static bool create(struct request *req, struct response *res, struct vireo_error
 {
     const char *purpose = field(req, "purpose");
     const struct http_part *part = request_part(req, "file");
+    const int64_t created_at = clock_unix();
     int64_t expires_at = 0;
     if (!part || !part->path)
         return vireo_fail_kind(err, VIREO_INVALID, "missing_required_parameter", "file",
@@ -62,7 +63,7 @@ static bool create(struct request *req, struct response *res, struct vireo_error
                                 "assistants, got '%.40s'.", purpose);
     if (!part->bytes)
         return vireo_fail_param(err, "file", "The file is empty.");
-    if (!read_expiry(req, &expires_at, err))
+    if (!read_expiry(req, created_at, &expires_at, err))
         return false;
     struct app *app = app_of(req);
     struct store_file f = {.filename = part->filename ? part->filename : "file",
@@ -70,6 +71,7 @@ static bool create(struct request *req, struct response *res, struct vireo_error
                            .sha256 = part->sha256,
                            .status = "processed",
                            .bytes = (int64_t)part->bytes,
+                           .created_at = created_at,
                            .expires_at = expires_at};
     return blob_adopt(app->store, request_take_part(req, part), part->sha256, err) &&
            store_file_add(app->store, &f, request_arena(req), err) && response_json(res, api_file(&f), err);

@@ -40,11 +40,11 @@ static bool create(struct request *req, struct response *res, struct vireo_error
     if (!name[0] || strlen(name) > 64)
         return vireo_fail_param(err, "name", "'name' must have 1 to 64 characters.");
     char key[AUTH_KEY_TEXT], prefix[AUTH_PREFIX + 1];
-    struct store_key row = {.name = name, .prefix = prefix, .scopes = scopes};
+    struct store_key row = {.name = name, .prefix = prefix, .scopes = scopes, .created_at = clock_unix()};
     auth_key_create(key);
     if (!auth_key_digest(key, row.digest, prefix))
         return vireo_fail(err, VIREO_NO_MEMORY, "cannot hash a key");
-    row.expires_at = seconds ? clock_unix() + seconds : 0;
+    row.expires_at = seconds ? row.created_at + seconds : 0;
     if (!store_key_add(app->store, &row, request_arena(req), err) || !app_load_keys(app, err))
         return false;
     json_t *object = api_key(&row);

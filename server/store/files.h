@@ -11,7 +11,7 @@ struct store_file {
     const char *status_details; // NULL: none
     int64_t bytes, created_at, expires_at; // expires_at 0: never
 };
-// Fills id and created_at in `f` (strings in the arena). The blob must be in place.
+// Fills id and, where it is 0, created_at in `f` (strings in the arena). The blob must be in place.
 bool store_file_add(struct store *s, struct store_file *f, struct arena *a, struct vireo_error *err);
 bool store_file_find(struct store *s, const char *id, struct arena *a, struct store_file *out, struct vireo_error *err);
 // purpose NULL: all. *rows is an array in the arena.

@@ -30,7 +30,8 @@ bool store_key_add(struct store *s, struct store_key *k, struct arena *a, struct
 {
     if (!k->id && !(k->id = store_new_id(a, "key_", err)))
         return false;
-    k->created_at = clock_unix();
+    if (!k->created_at)
+        k->created_at = clock_unix();
     return store_write(s, add, k, err);
 }
 
