@@ -4,7 +4,7 @@
 
 #include "compute/chat/template.h"
 
-// ---- parsed template (template_parse.c)
+// ---- parsed template (template_parse.c, template_parse_*.c)
 
 enum node_kind {
     // statements
