@@ -298,8 +298,8 @@ static void every_kernel_takes_arguments_of_zero(void **state)
     struct gpu_device *dev = make(&(struct gpu_device_params){0});
     for (int k = 0; k < KERNEL_COUNT; k++) {
         struct gpu_warm w = {.kernel = (enum gpu_kernel)k};
-        // The shared-memory products are for GPUs and take a CPU driver a quarter of a minute each; the op tests run them
-        // with real constants (VIREO_GEMM=tile).
+        // The shared-memory products are for GPUs and take a CPU driver a quarter of a minute each; the op tests run
+        // them with real constants (VIREO_GEMM=tile).
         if (strncmp(gpu_kernel_name(w.kernel), "gemm_tile", 9) == 0 ||
             (strncmp(gpu_kernel_name(w.kernel), "gemm_coopmat", 12) == 0 && gpu_kernel_runs(dev, w.kernel)))
             continue;

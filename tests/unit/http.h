@@ -1,5 +1,5 @@
-// What the tests of the HTTP server share (http.c, http_streams.c): a server in this process on 127.0.0.1 with routes of
-// its own, asked by raw sockets.
+// What the tests of the HTTP server share (http.c, http_streams.c): a server in this process on 127.0.0.1 with routes
+// of its own, asked by raw sockets.
 #ifndef VIREO_TESTS_UNIT_HTTP_H
 #define VIREO_TESTS_UNIT_HTTP_H
 
