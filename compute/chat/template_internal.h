@@ -4,7 +4,7 @@
 
 #include "compute/chat/template.h"
 
-// ---- parsed template (template_parse.c)
+// ---- parsed template (template_parse.c, template_parse_*.c)
 
 enum node_kind {
     // statements
@@ -242,7 +242,7 @@ bool call_method(struct render *r, const struct value *self, const char *name, c
 bool call_function(struct render *r, int function, const struct call *c, struct value *out);
 int function_find(const char *name); // -1: none
 
-// ---- evaluation (template_eval.c)
+// ---- evaluation (template_eval.c, template_execute.c, template_access.c)
 
 bool eval(struct render *r, const struct node *n, struct value *out);
 bool execute(struct render *r, const struct node *n);
