@@ -398,6 +398,9 @@ static void cpu_tiles_have_the_same_bits(void **state)
             // Each kind has C in f32 and in 16 bits, and each pair of operands meets both. NT of f32 has tiles of its own:
             // there every shape.
             const bool f32 = i >= VIREO_COUNT(pairs);
+            // fp16 is a constant of the kernels that take bf16: one kind for each pair of it.
+            if (i >= 4 && !f32 && i - 4 != (uint32_t)kind)
+                continue;
             const uint32_t *e = shapes[(i + (uint32_t)kind) % 4];
             const enum dtype at_ = f32 ? DTYPE_F32 : pairs[i][0], bt = f32 ? DTYPE_F32 : pairs[i][1];
             const enum dtype half = i < 4 ? DTYPE_BF16 : DTYPE_F16, ct = (i + (uint32_t)kind) & 1 ? half : DTYPE_F32;
