@@ -88,7 +88,8 @@ enum dtype model_activations(const struct model_config *c, enum dtype weights)
     const uint32_t odd = (c->text.hidden_size | c->text.intermediate_size | c->vision.hidden_size |
                           c->vision.intermediate_size | c->vision.out_hidden_size) &
                          1u;
-    return odd ? DTYPE_F32 : weights;
+    const uint32_t uneven = (c->text.head_dim | c->vision.hidden_size / VIREO_MAX(c->vision.num_heads, 1u)) & 3u;
+    return odd || uneven ? DTYPE_F32 : weights;
 }
 
 uint64_t model_parameters(const struct model *m)

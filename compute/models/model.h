@@ -153,7 +153,7 @@ void model_destroy(struct model **m);
 // Bytes of the weights of a model whose layers are streamed: resident ones and the layer windows (a CPU has one). For plans.
 uint64_t model_streamed_bytes(const struct model *m, bool halves, bool cpu);
 // How the activations of such a model are stored: as its weights are; 16-bit activations need rows of even width (two share
-// a word), and models that have odd ones keep theirs in f32.
+// a word) and heads of a multiple of 4 (rotary halves of even width); models that have others keep theirs in f32.
 enum dtype model_activations(const struct model_config *c, enum dtype weights);
 // Number of values in all weights; a tied embedding counts once.
 uint64_t model_parameters(const struct model *m);

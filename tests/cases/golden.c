@@ -1,4 +1,4 @@
-// golden DIR [--only PREFIX,...]: runs the golden cases of DIR (form of fixtures/README.md) on the device.
+// golden DIR [--only PREFIX,...] [--fp16]: runs the golden cases of DIR (form of fixtures/README.md) on the device.
 // One line a quantity with its error and tolerance. Exit 1: a miss, or nothing ran; 2: a case of what is not built was
 // skipped; 77: no device.
 #include "tests/cases/golden.h"
@@ -189,19 +189,22 @@ static void run_case(struct golden *g, const char *name, const json_t *c, const 
 int main(int argc, char **argv)
 {
     const char *only = NULL, *dir = NULL;
+    bool fp16 = false;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             only = argv[++i];
+        else if (strcmp(argv[i], "--fp16") == 0)
+            fp16 = true;
         else
             dir = argv[i];
     }
     if (!dir) {
-        fprintf(stderr, "usage: golden DIR [--only PREFIX,...]\n");
+        fprintf(stderr, "usage: golden DIR [--only PREFIX,...] [--fp16]\n");
         return 64;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct vireo_error err;
-    struct golden g = {.dir = dir};
+    struct golden g = {.dir = dir, .fp16 = fp16};
     arena_init(&g.host, 1 << 20);
     struct gpu_device_params p = {.select = getenv("VIREO_DEVICE"), .cache_folder = getenv("VIREO_CACHE")};
     g.dev = gpu_device_create(&p, &err);

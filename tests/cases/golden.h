@@ -17,6 +17,7 @@ struct golden {
     struct gpu_arena *arena, *upload;
     uint32_t checked, missed, skipped;
     const char *name; // of the present case
+    bool fp16;        // also with weights and activations in fp16, at tolerances measured on this project's fixtures
     struct arena host;
 };
 

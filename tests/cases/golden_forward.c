@@ -193,7 +193,7 @@ static void check_halves(struct golden *g, struct model *m, const struct inputs 
     struct vision_batch vision = {0};
     char text[64];
     size_t n;
-    if (!forward(g, m, in, m->dtype, &tracer, &vision))
+    if (!forward(g, m, in, m->activations, &tracer, &vision))
         return;
     const float *want = golden_floats(g, f, "logits", &n);
     const struct kept *mine = find(&tracer, "logits"), *logprobs = find(&tracer, "logprobs");
@@ -304,7 +304,7 @@ void golden_forward(struct golden *g, const char *name, const json_t *c)
     compare_kept(g, &tracer, f, "entropies", "completion_entropies", 0, 2e-4);
     if (m->dtype == DTYPE_BF16)
         check_halves(g, m, &forms, f);
-    if (m->dtype == DTYPE_F32) {
+    if (g->fp16 && m->dtype == DTYPE_F32) {
         struct model *half = golden_model(g, folder ? folder : "tiny-qwen2_5_vl", DTYPE_F16);
         if (half)
             check_halves(g, half, &forms, f);
