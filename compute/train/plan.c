@@ -123,7 +123,7 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
 // with recorded work; tokenizer and data.
 static uint64_t host_bytes(const struct plan_facts *f, uint64_t pixels, enum dtype type)
 {
-    enum { PROGRAM = 67 << 20, KERNELS = 100 << 20, KERNELS_OF_HALVES = 175 << 20, TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
+    enum { PROGRAM = 75 << 20, KERNELS = 100 << 20, KERNELS_OF_HALVES = 175 << 20, TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
     // Patches of this step and the next as floats, with the pictures they were cut from; rows as text and as JSON.
     return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) +
            TOKENIZER_TIMES * f->tokenizer_bytes + DATA_TIMES * f->training_bytes +
