@@ -3,21 +3,20 @@
 // an address of the whole subgroup in the load itself; else each load costs four instructions for a 64-bit address.
 // Usage: in_bounds IN.spv OUT.spv
 // Refused (exit 1): a module without such an access.
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "shaders/spirv_edit.h"
+
+#include <string.h>
 
 enum { OP_TYPE_POINTER = 32, OP_FUNCTION = 54, OP_ACCESS_CHAIN = 65, OP_IN_BOUNDS_ACCESS_CHAIN = 66, OP_MEMBER_DECORATE = 72 };
 enum { NON_WRITABLE = 24, PHYSICAL_STORAGE_BUFFER = 5349 };
 enum { IDS = 1 << 18 };
 
-static uint32_t words[1 << 18];
 static bool is_read_only[IDS]; // structures, pointers to them, values of these
 
-// The accesses changed; 0: none, or not understood.
 static uint32_t mark(uint32_t count)
 {
+    uint32_t *const words = out;
+    memcpy(words, in, count * sizeof *in);
     uint32_t changed = 0;
     bool in_function = false;
     if (words[3] > IDS)
@@ -38,23 +37,10 @@ static uint32_t mark(uint32_t count)
         } else if (in_function && length > 2 && words[i + 1] < IDS && words[i + 2] < IDS && is_read_only[words[i + 1]])
             is_read_only[words[i + 2]] = true; // a value of such a pointer type
     }
-    return changed;
+    return changed ? count : 0;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
-        fprintf(stderr, "usage: in_bounds IN.spv OUT.spv\n");
-        return 64;
-    }
-    FILE *from = fopen(argv[1], "rb"), *to = fopen(argv[2], "wb");
-    const uint32_t count = from ? (uint32_t)fread(words, 4, sizeof words / 4, from) : 0;
-    bool ok = from && to && count > 5 && count < sizeof words / 4 && words[0] == 0x07230203 && mark(count) != 0 &&
-              fwrite(words, 4, count, to) == count;
-    ok = (!to || fclose(to) == 0) && ok;
-    if (from)
-        fclose(from);
-    if (!ok)
-        fprintf(stderr, "in_bounds: %s is no module with accesses to mark\n", argv[1]);
-    return !ok;
+    return spirv_edit(argc, argv, "in_bounds", mark, "with accesses to mark");
 }
