@@ -55,12 +55,12 @@ def quiet(browser, origin, name):
 def test_jobs(browser, server):
     browser.view(1280, 900)
     browser.open(server.url + "/")
-    check("jobs are listed", browser.wait("document.querySelectorAll('tr[data-job]').length") == 4)
+    check("jobs are listed", browser.wait("document.querySelectorAll('tr[data-job]').length === 4"))
     text = browser.evaluate("document.querySelector('tr[data-job=ftjob-grpo]').innerText")
     parts = ("point at what I name", "GRPO", "running", "60 / 240")
     check("a row has name, method, status, step", all(t in text for t in parts), text)
     check("a row has a time left", " min " in text, text)
-    check("rewards and losses are drawn small", browser.wait("document.querySelectorAll('.sparkline polyline').length") == 3)
+    check("rewards and losses are drawn small", browser.wait("document.querySelectorAll('.sparkline polyline').length === 3"))
     check("the failed job says so", "failed" in browser.evaluate("document.querySelector('tr[data-job=ftjob-bad]').innerText"))
     check("finished jobs cannot be cancelled", browser.evaluate("document.querySelectorAll('.actions button').length") == 2)
     for width in (1280, 320):
@@ -112,7 +112,7 @@ def test_job(browser, server):
     check("every curve is drawn", not empty, empty)
     check("a curve is described in words", "Reward, steps 1 to" in browser.evaluate(
         "document.querySelector('.plot').getAttribute('aria-label')"))
-    check("a group of 8 completions is shown", browser.wait("document.querySelectorAll('.completion').length") == 8)
+    check("a group of 8 completions is shown", browser.wait("document.querySelectorAll('.completion').length === 8"))
     check("scripts in a completion stay text", browser.evaluate("document.querySelectorAll('.completions script').length") == 0)
     check("reasoning is folded", browser.evaluate("document.querySelectorAll('.think').length") == 8 and
           browser.evaluate("document.querySelectorAll('.think[open]').length") == 0)
