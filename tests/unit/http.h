@@ -3,12 +3,14 @@
 #ifndef VIREO_TESTS_UNIT_HTTP_H
 #define VIREO_TESTS_UNIT_HTTP_H
 
+#include "compute/base/clock.h"
 #include "compute/base/file.h"
 #include "compute/base/json.h"
 #include "server/http/server.h"
 #include "tests/check.h"
 
 #include <arpa/inet.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -161,9 +163,24 @@ static inline struct http_params base_params(void)
                                 .origins = test_origins};
 }
 
+// A test that stands still fails with a word instead; cmocka has said which one it runs.
+static inline void stood_still(int number)
+{
+    static const char text[] = "this test stands still\n";
+    (void)number;
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        _exit(2);
+    abort();
+}
+
 static inline int set_up(void **state)
 {
     (void)state;
+    signal(SIGALRM, stood_still);
+    alarm(120);
+    // Here and not in the tests: once a request is sent, its handler may count.
+    fills = gone_count = released_count = 0;
+    held = NULL;
     snprintf(folder, sizeof folder, "/tmp/vireo-http-XXXXXX");
     if (!mkdtemp(folder))
         return 1;
@@ -186,6 +203,7 @@ static inline int tear_down(void **state)
     (void)state;
     http_server_stop(&server);
     router_destroy(&router);
+    alarm(0);
     return !file_remove_tree(folder, NULL);
 }
 
@@ -208,10 +226,12 @@ static inline void put(int fd, const char *text, size_t length)
     REQUIRE(send(fd, text, length, MSG_NOSIGNAL) == (ssize_t)length);
 }
 
-// Reads until the server closes, `stop` was seen, or nothing came for 5 s. Returns the number of bytes.
+// Reads until `stop` was seen (NULL: until the server closes), nothing came for 5 s, or 20 s are over: keep-alives may come
+// for ever. Fails without `stop`. Returns the number of bytes.
 static inline size_t take(int fd, char *out, size_t size, const char *stop)
 {
     size_t used = 0;
+    double end = clock_seconds() + 20;
     out[0] = 0;
     while (used + 1 < size) {
         ssize_t got = recv(fd, out + used, size - used - 1, 0);
@@ -220,8 +240,12 @@ static inline size_t take(int fd, char *out, size_t size, const char *stop)
         used += (size_t)got;
         out[used] = 0;
         if (stop && strstr(out, stop))
-            break;
+            return used;
+        if (clock_seconds() > end)
+            fail_msg("20 s without '%s': %s", stop ? stop : "the end", out);
     }
+    if (stop)
+        fail_msg("no '%s' came: %s", stop, out);
     return used;
 }
 
@@ -239,9 +263,10 @@ static inline int ask_bytes(const char *request, size_t length)
 {
     int fd = dial();
     size_t used = 0;
+    double end = clock_seconds() + 20;
     answer[0] = 0;
     put(fd, request, length);
-    while (used < sizeof answer - 1) {
+    while (used < sizeof answer - 1 && clock_seconds() < end) {
         struct timeval rest = {.tv_usec = 100000}; // for what should not follow
         if (is_whole(used))
             setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &rest, sizeof rest);
