@@ -297,6 +297,7 @@ void exchange_connection(void *context, struct MHD_Connection *connection, void 
 {
     struct http_server *s = context;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        epoll_thread_is_worker();
         const union MHD_ConnectionInfo *fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
         const union MHD_ConnectionInfo *peer = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
         struct conn *c = vireo_calloc(1, sizeof *c);

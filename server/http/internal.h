@@ -182,6 +182,7 @@ struct http_server {
 int64_t now_ms(void);
 void http_submit(struct http_server *s, struct task *task);
 void *watcher_main(void *server);
+void epoll_thread_is_worker(void); // the calling thread is one of libmicrohttpd's: see epoll.c
 void conn_phase_set(struct conn *c, enum conn_phase phase);
 void request_resume(struct request *req); // READY, and wakes the connection
 // One answer for /metrics; route NULL: it matched none.

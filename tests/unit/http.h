@@ -173,9 +173,10 @@ static inline void stood_still(int number)
     abort();
 }
 
-static inline int set_up(void **state)
+typedef bool authorize_function(void *app, const struct request *req, enum http_scope scope, struct http_caller *caller,
+                                struct vireo_error *e);
+static inline int set_up_with(authorize_function *allow)
 {
-    (void)state;
     signal(SIGALRM, stood_still);
     alarm(120);
     // Here and not in the tests: once a request is sent, its handler may count.
@@ -189,6 +190,7 @@ static inline int set_up(void **state)
     router = router_create(&err);
     struct http_params params = base_params();
     params.router = router;
+    params.authorize = allow;
     if (!file_write_atomic(path, "0123456789", 10, &err) ||
         !router_add(router, routes, sizeof routes / sizeof *routes, &err))
         return 1;
@@ -196,6 +198,11 @@ static inline int set_up(void **state)
     if (!server)
         fprintf(stderr, "%s\n", err.message);
     return !server;
+}
+static inline int set_up(void **state)
+{
+    (void)state;
+    return set_up_with(authorize);
 }
 
 static inline int tear_down(void **state)
