@@ -1,5 +1,5 @@
 // One connection and its exchanges: from the request line over the guards and the body to the answer, as the callbacks of
-// libmicrohttpd. All of them run on its threads and must not block; handlers run in the pool of server.c.
+// libmicrohttpd. All of them run on its threads and must not block; handlers run in the pool (pool.c).
 #include "compute/base/check.h"
 #include "compute/base/clock.h"
 #include "compute/base/fault.h"

@@ -163,11 +163,10 @@ struct http_server {
     pthread_mutex_t conn_lock; // guards conns and conn.waiting, .stream; rank 1
     struct conn *conns;
 
-    pthread_mutex_t task_lock; // guards first_task..; rank 3 (taken inside sse locks)
-    pthread_cond_t task_ready;
+    pthread_mutex_t task_lock; // guards first_task.., idle; rank 3 (taken inside sse locks)
     struct task *first_task, *last_task;
     bool tasks_closing;
-    pthread_t *handlers;
+    struct handler *handlers, *idle; // pool.c
     int handler_count;
 
     pthread_t watcher;
@@ -180,7 +179,9 @@ struct http_server {
     size_t count_used;
 };
 int64_t now_ms(void);
-void http_submit(struct http_server *s, struct task *task);
+bool pool_start(struct http_server *s, struct vireo_error *err);
+void http_submit(struct http_server *s, struct task *task); // to the pool
+void pool_stop(struct http_server *s);                      // when all tasks are done
 void *watcher_main(void *server);
 void epoll_thread_is_worker(void); // the calling thread is one of libmicrohttpd's: see epoll.c
 void conn_phase_set(struct conn *c, enum conn_phase phase);

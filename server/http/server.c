@@ -24,37 +24,6 @@
 
 #define LOG_MODULE "http"
 
-enum { DISCARD_BYTES = 1 << 20 };
-
-// --- handler pool ----------------------------------------------------------------------------------------------------
-
-void http_submit(struct http_server *s, struct task *task)
-{
-    pthread_mutex_lock(&s->task_lock);
-    task->next = NULL;
-    *(s->last_task ? &s->last_task->next : &s->first_task) = task;
-    s->last_task = task;
-    pthread_cond_signal(&s->task_ready);
-    pthread_mutex_unlock(&s->task_lock);
-}
-
-static void *handler_main(void *context)
-{
-    struct http_server *s = context;
-    for (;;) {
-        pthread_mutex_lock(&s->task_lock);
-        while (!s->first_task && !s->tasks_closing)
-            pthread_cond_wait(&s->task_ready, &s->task_lock);
-        struct task *task = s->first_task;
-        if (task && !(s->first_task = task->next))
-            s->last_task = NULL;
-        pthread_mutex_unlock(&s->task_lock);
-        if (!task)
-            return NULL;
-        task->run(task->context);
-    }
-}
-
 // --- the daemon -----------------------------------------------------------------------------------------------------
 
 static size_t keep_escapes(void *context, struct MHD_Connection *connection, char *text)
@@ -221,20 +190,12 @@ struct http_server *http_server_start(const struct http_params *params, struct v
     pthread_mutex_init(&s->conn_lock, NULL);
     pthread_mutex_init(&s->task_lock, NULL);
     pthread_mutex_init(&s->count_lock, NULL);
-    pthread_cond_init(&s->task_ready, NULL);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files); // best effort: fewer connections otherwise
     }
-    bool ok = (s->handlers = vireo_calloc((size_t)s->params.handler_threads, sizeof *s->handlers)) != NULL ||
-              vireo_fail(err, VIREO_NO_MEMORY, "out of memory");
-    ok = ok && open_listener(s, err);
-    while (ok && s->handler_count < s->params.handler_threads) {
-        ok = pthread_create(&s->handlers[s->handler_count], NULL, handler_main, s) == 0 ||
-             vireo_fail(err, VIREO_INTERNAL, "cannot start a handler thread");
-        s->handler_count += ok;
-    }
+    bool ok = open_listener(s, err) && pool_start(s, err);
     if (ok) {
         s->watcher_started = pthread_create(&s->watcher, NULL, watcher_main, s) == 0;
         ok = s->watcher_started || vireo_fail(err, VIREO_INTERNAL, "cannot start the watcher thread");
@@ -331,12 +292,7 @@ void http_server_stop(struct http_server **sp)
             }
         }
     }
-    pthread_mutex_lock(&s->task_lock);
-    s->tasks_closing = true;
-    pthread_cond_broadcast(&s->task_ready);
-    pthread_mutex_unlock(&s->task_lock);
-    for (int i = 0; i < s->handler_count; i++)
-        pthread_join(s->handlers[i], NULL);
+    pool_stop(s);
     abort_streams(s);
     if (s->daemon)
         MHD_stop_daemon(s->daemon);
@@ -349,8 +305,6 @@ void http_server_stop(struct http_server **sp)
     pthread_mutex_destroy(&s->conn_lock);
     pthread_mutex_destroy(&s->task_lock);
     pthread_mutex_destroy(&s->count_lock);
-    pthread_cond_destroy(&s->task_ready);
-    free(s->handlers);
     free(s);
 }
 

@@ -140,7 +140,7 @@ bool store_read(struct store *s, store_fn fn, void *context, struct vireo_error 
     }
     pthread_mutex_lock(&s->reader_lock);
     s->reader_busy[free_reader] = false;
-    pthread_cond_signal(&s->reader_free);
+    pthread_cond_broadcast(&s->reader_free); // glibc before 2.41 loses a signal among many waiters (bug 25847)
     pthread_mutex_unlock(&s->reader_lock);
     return ok;
 }
