@@ -130,6 +130,11 @@ void *exchange_request_line(void *context, const char *target, struct MHD_Connec
     return req;
 }
 
+static bool is_closing(struct vireo_error *err)
+{
+    return vireo_fail(err, VIREO_UNAVAILABLE, "The server is shutting down.");
+}
+
 static bool route_request(struct request *req, struct vireo_error *err)
 {
     struct http_server *s = req->server;
@@ -144,8 +149,9 @@ static bool route_request(struct request *req, struct vireo_error *err)
     const char *query = strchr(req->target, '?');
     if (query && !url_parse_query(&req->arena, query + 1, &req->query, err))
         return false;
-    if (s->draining && strcmp(req->method, "GET") != 0 && strcmp(req->method, "HEAD") != 0)
-        return vireo_fail(err, VIREO_UNAVAILABLE, "The server is shutting down.");
+    bool reads = strcmp(req->method, "GET") == 0 || strcmp(req->method, "HEAD") == 0;
+    if (s->closing || (s->draining && !reads))
+        return is_closing(err);
     enum http_scope scope = req->match.route->scope;
     return !s->params.authorize || s->params.authorize(s->params.app, req, scope, &req->caller, err);
 }
@@ -171,7 +177,7 @@ static bool begin_request(struct request *req, const char *method, const char *v
 // First call for a request: all headers are there, nothing of the body is.
 static enum MHD_Result on_headers(struct request *req, const char *method, const char *version)
 {
-    atomic_fetch_add(&req->server->in_flight, 1);
+    atomic_fetch_add(&req->server->in_flight, 1); // before `closing` is looked at: see http_server_stop
     req->early = true;
     req->conn->body_bytes = 0;
     if (begin_request(req, method, version)) {
@@ -207,6 +213,10 @@ static enum MHD_Result on_complete(struct request *req)
 {
     if (req->state == REQUEST_BODY && !body_end(req, &req->error))
         req->state = REQUEST_DISCARD;
+    if (req->state == REQUEST_BODY && req->server->closing) { // no handler may be left
+        is_closing(&req->error);
+        req->state = REQUEST_DISCARD;
+    }
     if (req->state == REQUEST_DISCARD)
         return answer_error(req, &req->error);
     conn_phase_set(req->conn, CONN_WORK);

@@ -172,6 +172,7 @@ struct http_server {
     pthread_t watcher;
     bool watcher_started;
     _Atomic bool watcher_stop, draining;
+    _Atomic bool closing; // it stops: nothing begins any more that would suspend its connection
 
     _Atomic uint64_t connections, streams, in_flight, body_memory;
     pthread_mutex_t count_lock; // guards counts; rank 3

@@ -264,6 +264,38 @@ static void abort_streams(struct http_server *s)
     }
 }
 
+// Aborts streams, also those that begin meanwhile, until nothing is under way, or for a tenth of a second a round.
+static bool settle(struct http_server *s, int rounds)
+{
+    bool quiet = false;
+    for (int i = 0; i < rounds && !quiet; i++) {
+        abort_streams(s);
+        quiet = wait_until_quiet(s, 100);
+    }
+    return quiet;
+}
+
+// Streams whose producers would still call into this server, deferred requests whose owners would.
+static bool is_owned(struct http_server *s)
+{
+    pthread_mutex_lock(&s->conn_lock);
+    bool owned = s->streams > 0;
+    for (struct conn *c = s->conns; c; c = c->next)
+        owned = owned || c->waiting;
+    pthread_mutex_unlock(&s->conn_lock);
+    if (owned)
+        log_error("requests are still unanswered at the server's end; leaving it as it is");
+    return owned;
+}
+
+static void cut_connections(struct http_server *s)
+{
+    pthread_mutex_lock(&s->conn_lock);
+    for (struct conn *c = s->conns; c; c = c->next)
+        shutdown(c->fd, SHUT_RDWR);
+    pthread_mutex_unlock(&s->conn_lock);
+}
+
 void http_server_stop(struct http_server **sp)
 {
     struct http_server *s = *sp;
@@ -272,28 +304,19 @@ void http_server_stop(struct http_server **sp)
         return;
     if (s->daemon) {
         http_server_drain(s, 0);
-        // Handlers finish what they have; a deferred request whose owner is gone can never be answered.
-        bool quiet = false;
-        for (int i = 0; i < 50 && !quiet; i++) {
-            abort_streams(s); // also those that began meanwhile
-            quiet = wait_until_quiet(s, 100);
-        }
-        if (!quiet) {
-            pthread_mutex_lock(&s->conn_lock);
-            bool stuck = s->streams > 0; // their producers would still call into this server
-            for (struct conn *c = s->conns; c; c = c->next) {
-                stuck = stuck || c->waiting;
-                shutdown(c->fd, SHUT_RDWR);
-            }
-            pthread_mutex_unlock(&s->conn_lock);
-            if (stuck) {
-                log_error("requests are still unanswered at the server's end; leaving it as it is");
+        // libmicrohttpd aborts the process if a connection is suspended at its end, so none may be. A request counts in
+        // in_flight before it looks at `closing`: it is refused, or waited for here. So once it is quiet it stays so.
+        s->closing = true;
+        if (!settle(s, 50)) {
+            cut_connections(s);
+            if (is_owned(s))
                 return;
-            }
         }
     }
     pool_stop(s);
-    abort_streams(s);
+    // What handlers that took longer have begun. (A deferred request whose owner is gone can never be answered.)
+    if (s->daemon && !settle(s, 10) && is_owned(s))
+        return;
     if (s->daemon)
         MHD_stop_daemon(s->daemon);
     if (s->watcher_started) {

@@ -296,6 +296,8 @@ ssize_t sse_read(void *context, uint64_t pos, char *buffer, size_t max)
         result = (ssize_t)count;
     } else if (s->closed) {
         result = MHD_CONTENT_READER_END_OF_STREAM;
+    } else if (s->server->closing) { // nobody would resume it
+        result = MHD_CONTENT_READER_END_WITH_ERROR;
     } else {
         s->suspended = true;
         MHD_suspend_connection(s->connection);

@@ -1,11 +1,14 @@
-// Many connections of one worker of the HTTP server that become ready at once: all are answered, however many they are.
+// Many connections of the HTTP server at once: as many get ready on one worker as it takes in one look, or a moment before the
+// server ends.
 #include "tests/unit/http.h"
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <time.h>
 
 enum { BATCH = 128, CONNECTIONS = 2 * BATCH + 2 }; // with two workers one has a batch and one more
+enum { KEPT = 64 };
 
 static pthread_t worker_of[CONNECTIONS];
 static _Atomic bool hold, is_held;
@@ -90,6 +93,44 @@ static void bursts_of_any_size_are_answered(void **state)
         close(fds[i]);
 }
 
+static void *send_to_all(void *context)
+{
+    static const char *const requests[] = {"GET /things/a HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                           "GET /source HTTP/1.1\r\nHost: localhost\r\n\r\n"};
+    const int *fds = context;
+    pause_ms(20);
+    for (int i = 0; i < KEPT; i++) {
+        send(fds[i], requests[i % 2], strlen(requests[i % 2]), MSG_NOSIGNAL);
+        for (int k = 0; k < 20; k++)
+            sched_yield();
+    }
+    return NULL;
+}
+
+// On kept connections. libmicrohttpd aborts the process where one is suspended when it ends.
+static void requests_may_come_while_the_server_stops(void **state)
+{
+    for (int round = 0; round < 12; round++) {
+        int fds[KEPT];
+        pthread_t sender;
+        REQUIRE_INT(set_up(state), 0);
+        for (int i = 0; i < KEPT; i++) {
+            fds[i] = dial();
+            send_request(fds[i], 0, "");
+            take(fds[i], answer, sizeof answer, "\"q\":null}");
+        }
+        REQUIRE_INT(pthread_create(&sender, NULL, send_to_all, fds), 0);
+        pause_ms(20);
+        double start = clock_seconds();
+        http_server_stop(&server);
+        REQUIRE(clock_seconds() - start < 3);
+        pthread_join(sender, NULL);
+        for (int i = 0; i < KEPT; i++)
+            close(fds[i]);
+        REQUIRE_INT(tear_down(state), 0);
+    }
+}
+
 static int set_up_noting(void **state)
 {
     (void)state;
@@ -100,6 +141,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(bursts_of_any_size_are_answered, set_up_noting, tear_down),
+        cmocka_unit_test(requests_may_come_while_the_server_stops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
