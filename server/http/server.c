@@ -242,8 +242,14 @@ bool http_server_drain(struct http_server *s, int timeout_ms)
     if (!s->draining) {
         s->draining = true;
         int fd = MHD_quiesce_daemon(s->daemon);
+#ifdef __linux__
+        if (fd >= 0)
+            shutdown(fd, SHUT_RDWR); // no more connections; see epoll.c for why it is not closed yet
+        s->listen_fd = fd;
+#else
         if (fd >= 0)
             close(fd);
+#endif
     }
     return wait_until_quiet(s, timeout_ms);
 }

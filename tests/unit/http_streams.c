@@ -213,6 +213,7 @@ static void draining_waits_for_streams_and_refuses_new_work(void **state)
     take(second, answer, sizeof answer, "\"q\":null}");
     REQUIRE(!http_server_drain(server, 100));
     REQUIRE(http_server_draining(server));
+    REQUIRE_INT(try_to_dial(), -1);
     const char more[] = "POST /things/a HTTP/1.1\r\nHost: localhost\r\n" JSON "Content-Length: 2\r\n\r\n{}";
     put(second, more, sizeof more - 1);
     take(second, answer, sizeof answer, NULL);
