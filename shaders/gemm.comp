@@ -8,15 +8,18 @@
 // One subgroup computes TM rows x COLUMNS*SUBGROUP columns without shared memory: lanes hold columns; the lanes load
 // the rows' values and each is broadcast from its lane (a broadcast from a constant lane costs less than a load; on CPU
 // drivers any load costs about one scalar load a lane, so loads are what is counted).
-// Defines: KIND 0 NT, 1 NN, 2 TN; A_HALF, B_HALF 1: 16 bits; TM rows; COLUMNS a lane; UNROLL k per turn of the loop, 4 or 8; WIDE
-// 1: 64-bit loads (needs the int64 feature, addresses and strides in multiples of 8 bytes, and the extent along the
-// contiguous axis too), 0: any layout.
+// Defines: KIND 0 NT, 1 NN, 2 TN; A_HALF, B_HALF 1: 16 bits; TM rows; COLUMNS a lane; UNROLL k per turn of the loop, 4 or 8; PAIR
+// rows multiplied at once (a divisor of TM: what is read of B serves them all); WIDE
+// 2: loads of texels of 16 bytes (lib/texels.glsl; addresses, strides and the extent along a contiguous axis that is not k in
+// multiples of a texel), 1: 64-bit loads (the int64 feature; multiples of 8 bytes), 0: any layout.
 // All-zero args: m is 0, nothing is touched.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
 #include "shaders/args/gemm.h"
-#if WIDE
+#if WIDE == 2
+#include "shaders/lib/texels.glsl"
+#elif WIDE
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer U64 { uint64_t v[]; };
 #endif
@@ -34,27 +37,32 @@ const uint LOADS = (TM + 3) / 4; // room for A at the smallest subgroup
 
 // Elements that one wide load brings along the contiguous axis of A and of B, when that axis is not k.
 #if WIDE && KIND == TN
-const uint A_VEC = A_HALF == 1 ? 4 : 2;
+const uint A_VEC = (A_HALF == 1 ? 4 : 2) * WIDE;
 #else
 const uint A_VEC = 1;
 #endif
 #if WIDE && KIND != NT
-const uint B_VEC = B_HALF == 1 ? 4 : 2;
+const uint B_VEC = (B_HALF == 1 ? 4 : 2) * WIDE;
 #else
 const uint B_VEC = 1;
 #endif
 
 float acc[TM][COLUMNS];
-float a[UNROLL][LOADS + 3]; // [k][row of this lane]
+float a[UNROLL][LOADS + A_VEC]; // [k][row of this lane]
 float b[UNROLL][COLUMNS];   // [k][column of this lane]
-uint a_at[LOADS + 3], b_at[COLUMNS]; // element where this lane's row (column) starts
+uint a_at[LOADS + A_VEC], b_at[COLUMNS]; // element where this lane's row (column) starts
 
 float element(uvec2 base, uint i, uint is_half)
 {
     return load_float(base, i, is_half * HALVES);
 }
 
-#if WIDE
+#if WIDE == 2
+// Elements of a texel, 4 of f32 or 8 of 16 bits; where a lane's row (column) starts, in texels; from k to k.
+const uint A_SHIFT = A_HALF == 1 ? 3 : 2, B_SHIFT = B_HALF == 1 ? 3 : 2;
+uint a_texel[LOADS + A_VEC], b_texel[COLUMNS];
+uint a_step, b_step;
+#elif WIDE
 vec2 two(uvec2 base, uint i)
 {
     uvec2 words = unpack32(U64(base).v[i >> 1]);
@@ -79,7 +87,14 @@ void load_a(uint k)
 #if WIDE
     [[unroll]] for (uint u = 0; u < UNROLL; u++) {
         [[unroll]] for (uint i = 0; i < a_loads(); i += A_VEC) {
-#if A_HALF
+#if WIDE == 2 && A_HALF
+            uvec4 x = load_texel(p.a_view, a_texel[i] + u * a_step);
+            [[unroll]] for (uint w = 0; w < 8; w++)
+                a[u][i + w] = unpack_halves(x[w / 2], HALVES)[w % 2];
+#elif WIDE == 2
+            vec4 x = uintBitsToFloat(load_texel(p.a_view, a_texel[i] + u * a_step));
+            a[u][i] = x.x, a[u][i + 1] = x.y, a[u][i + 2] = x.z, a[u][i + 3] = x.w;
+#elif A_HALF
             vec4 x = four(p.a, a_at[i] + (k + u) * p.a_stride);
             a[u][i] = x.x, a[u][i + 1] = x.y, a[u][i + 2] = x.z, a[u][i + 3] = x.w;
 #else
@@ -95,7 +110,18 @@ void load_a(uint k)
 #endif
 #else
     [[unroll]] for (uint i = 0; i < a_loads(); i++) {
-#if WIDE && A_HALF
+#if WIDE == 2 && A_HALF
+        [[unroll]] for (uint u = 0; u < UNROLL; u += 8) {
+            uvec4 x = load_texel(p.a_view, a_texel[i] + (k >> 3) + u / 8);
+            [[unroll]] for (uint w = 0; w < 8; w++)
+                a[u + w][i] = unpack_halves(x[w / 2], HALVES)[w % 2];
+        }
+#elif WIDE == 2
+        [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
+            vec4 x = uintBitsToFloat(load_texel(p.a_view, p.a_texel + ((a_at[i] + k + u) >> 2)));
+            a[u][i] = x.x, a[u + 1][i] = x.y, a[u + 2][i] = x.z, a[u + 3][i] = x.w;
+        }
+#elif WIDE && A_HALF
         [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
             vec4 x = four(p.a, a_at[i] + k + u);
             a[u][i] = x.x, a[u + 1][i] = x.y, a[u + 2][i] = x.z, a[u + 3][i] = x.w;
@@ -117,7 +143,18 @@ void load_b(uint k)
 {
 #if KIND == NT
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-#if WIDE && B_HALF
+#if WIDE == 2 && B_HALF
+        [[unroll]] for (uint u = 0; u < UNROLL; u += 8) {
+            uvec4 x = load_texel(p.b_view, b_texel[j] + (k >> 3) + u / 8);
+            [[unroll]] for (uint w = 0; w < 8; w++)
+                b[u + w][j] = unpack_halves(x[w / 2], HALVES)[w % 2];
+        }
+#elif WIDE == 2
+        [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
+            vec4 x = uintBitsToFloat(load_texel(p.b_view, p.b_texel + ((b_at[j] + k + u) >> 2)));
+            b[u][j] = x.x, b[u + 1][j] = x.y, b[u + 2][j] = x.z, b[u + 3][j] = x.w;
+        }
+#elif WIDE && B_HALF
         [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
             vec4 x = four(p.b, b_at[j] + k + u);
             b[u][j] = x.x, b[u + 1][j] = x.y, b[u + 2][j] = x.z, b[u + 3][j] = x.w;
@@ -135,7 +172,14 @@ void load_b(uint k)
 #else
     [[unroll]] for (uint u = 0; u < UNROLL; u++) {
         [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC) {
-#if WIDE && B_HALF
+#if WIDE == 2 && B_HALF
+            uvec4 x = load_texel(p.b_view, b_texel[j] + u * b_step);
+            [[unroll]] for (uint w = 0; w < 8; w++)
+                b[u][j + w] = unpack_halves(x[w / 2], HALVES)[w % 2];
+#elif WIDE == 2
+            vec4 x = uintBitsToFloat(load_texel(p.b_view, b_texel[j] + u * b_step));
+            b[u][j] = x.x, b[u][j + 1] = x.y, b[u][j + 2] = x.z, b[u][j + 3] = x.w;
+#elif WIDE && B_HALF
             vec4 x = four(p.b, b_at[j] + (k + u) * p.b_stride);
             b[u][j] = x.x, b[u][j + 1] = x.y, b[u][j + 2] = x.z, b[u][j + 3] = x.w;
 #elif WIDE
@@ -153,17 +197,19 @@ void load_b(uint k)
 #define ROW_LOAD(q) (A_VEC * ((q) / (A_VEC * SUBGROUP)) + (q) % A_VEC)
 #define ROW_LANE(q) (((q) / A_VEC) % SUBGROUP)
 
-// Adds the products of `turns` k to every sum: all k of one sum before the next sum, for then a sum is read from memory and
+// Adds the products of `turns` k to every sum: all k of a sum before the next sum, for then a sum is read from memory and
 // written back once a turn of the loop (there are too many to stay in registers; a step of k at a time is 1.2 times slower).
 void multiply(uint turns)
 {
-    [[unroll]] for (uint q = 0; q < TM; q++) {
-        float x[UNROLL];
+    [[unroll]] for (uint q = 0; q < TM; q += PAIR) {
+        float x[PAIR][UNROLL];
         [[unroll]] for (uint u = 0; u < turns; u++)
-            x[u] = subgroupBroadcast(a[u][ROW_LOAD(q)], ROW_LANE(q));
+            [[unroll]] for (uint r = 0; r < PAIR; r++)
+                x[r][u] = subgroupBroadcast(a[u][ROW_LOAD(q + r)], ROW_LANE(q + r));
         [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
             [[unroll]] for (uint u = 0; u < turns; u++)
-                acc[q][j] = fma(x[u], b[u][j], acc[q][j]);
+                [[unroll]] for (uint r = 0; r < PAIR; r++)
+                    acc[q + r][j] = fma(x[r][u], b[u][j], acc[q + r][j]);
         }
     }
 }
@@ -244,6 +290,14 @@ void main()
         [[unroll]] for (uint j = 0; j < COLUMNS; j++)
             acc[q][j] = 0.0;
 
+#if WIDE == 2
+    a_step = p.a_stride >> A_SHIFT, b_step = p.b_stride >> B_SHIFT;
+    [[unroll]] for (uint i = 0; i < a_loads(); i++)
+        a_texel[i] = p.a_texel + (a_at[i] >> A_SHIFT);
+    [[unroll]] for (uint j = 0; j < COLUMNS; j++)
+        b_texel[j] = p.b_texel + (b_at[j] >> B_SHIFT);
+#endif
+
     const uint whole = p.k & ~(UNROLL - 1u);
     for (uint k0 = 0; k0 < whole; k0 += TURN) {
         const uint end = min(whole, k0 + TURN);
@@ -251,6 +305,14 @@ void main()
             load_a(k);
             load_b(k);
             multiply(UNROLL);
+#if WIDE == 2 && KIND == TN
+            [[unroll]] for (uint i = 0; i < a_loads(); i += A_VEC)
+                a_texel[i] += UNROLL * a_step;
+#endif
+#if WIDE == 2 && KIND != NT
+            [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC)
+                b_texel[j] += UNROLL * b_step;
+#endif
         }
     }
     for (uint k = whole; k < p.k; k++) {

@@ -284,7 +284,8 @@ static bool open_device(struct gpu_device *dev, enum gpu_validation validation, 
     free(devices);
     return chosen >= 0 &&
            features_query(&dev->instance, dev->physical, (uint32_t)chosen, &dev->caps, &dev->features, err) &&
-           choose_subgroup(dev, err) && create_handle(dev, err) && timeline_init(dev, err) && kernels_init(dev, err);
+           choose_subgroup(dev, err) && create_handle(dev, err) && timeline_init(dev, err) && views_init(dev, err) &&
+           kernels_init(dev, err);
 }
 
 struct gpu_device *gpu_device_create(const struct gpu_device_params *p, struct vireo_error *err)
@@ -335,6 +336,7 @@ void gpu_device_destroy(struct gpu_device **device)
         staging_finish(dev);
         vireo_assert(dev->arenas == NULL); // an arena outlives its device
         kernels_finish(dev);
+        views_finish(dev);
         timers_finish(dev);
         record_finish(dev);
         if (dev->vk->DestroyDevice)

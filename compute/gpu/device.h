@@ -29,6 +29,8 @@ struct gpu_caps {
     uint64_t max_allocation_bytes;
     bool subgroup_size_control, int16, int64, float16, storage16, memory_budget, timestamps, unified_memory;
     bool coopmat_khr, memory_model, bfloat16;
+    bool texel_views;                        // arrays of storage texel buffers that may change while others of them are read
+    uint64_t max_texels;                     // of a texel buffer
     uint8_t matrix_f16[3], matrix_bf16[3];   // M, N, K of the matrix units' products with f32 sums; 0: none for this type
     double timestamp_ns;                     // nanoseconds a timestamp tick
     char missing[256];                       // empty, or which requirement of the minimum is not met

@@ -194,6 +194,10 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
     caps->float16 = f12.shaderFloat16;
     caps->storage16 = f11.storageBuffer16BitAccess;
     caps->memory_model = f12.vulkanMemoryModel;
+    caps->texel_views = f12.shaderStorageTexelBufferArrayDynamicIndexing && f12.descriptorBindingPartiallyBound &&
+                        f12.descriptorBindingUpdateUnusedWhilePending &&
+                        limit->maxPerStageDescriptorStorageImages >= GPU_VIEWS;
+    caps->max_texels = limit->maxTexelBufferElements;
     caps->coopmat_khr = coopmat && f_coopmat.cooperativeMatrix && caps->memory_model;
     caps->bfloat16 = caps->coopmat_khr && f_bfloat16.shaderBFloat16Type && f_bfloat16.shaderBFloat16CooperativeMatrix;
     if (caps->coopmat_khr)
@@ -272,6 +276,9 @@ static bool query(struct gpu_instance *in, VkPhysicalDevice device, uint32_t ind
         .scalarBlockLayout = VK_TRUE,
         .subgroupBroadcastDynamicId = VK_TRUE,
         .shaderFloat16 = f12.shaderFloat16,
+        .shaderStorageTexelBufferArrayDynamicIndexing = caps->texel_views,
+        .descriptorBindingPartiallyBound = caps->texel_views,
+        .descriptorBindingUpdateUnusedWhilePending = caps->texel_views,
         .shaderInt8 = f12.shaderInt8,
         .storageBuffer8BitAccess = f12.storageBuffer8BitAccess,
         .vulkanMemoryModel = f12.vulkanMemoryModel,

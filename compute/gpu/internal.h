@@ -22,15 +22,18 @@
     X(GetDeviceProcAddr) X(GetPhysicalDeviceFeatures2) X(GetPhysicalDeviceMemoryProperties2) \
     X(GetPhysicalDeviceProperties2) X(GetPhysicalDeviceQueueFamilyProperties)
 #define VK_DEVICE_FUNCTIONS(X) \
-    X(AllocateCommandBuffers) X(AllocateMemory) X(BeginCommandBuffer) X(BindBufferMemory) X(CmdBindPipeline) \
+    X(AllocateCommandBuffers) X(AllocateDescriptorSets) X(AllocateMemory) X(BeginCommandBuffer) X(BindBufferMemory) \
+    X(CmdBindDescriptorSets) X(CmdBindPipeline) \
     X(CmdCopyBuffer) X(CmdDispatch) X(CmdDispatchBase) X(CmdFillBuffer) X(CmdPipelineBarrier) X(CmdPushConstants) \
-    X(CmdResetQueryPool) X(CmdWriteTimestamp) X(CreateBuffer) X(CreateCommandPool) X(CreateComputePipelines) \
+    X(CmdResetQueryPool) X(CmdWriteTimestamp) X(CreateBuffer) X(CreateBufferView) X(CreateCommandPool) \
+    X(CreateComputePipelines) X(CreateDescriptorPool) X(CreateDescriptorSetLayout) \
     X(CreatePipelineCache) X(CreatePipelineLayout) X(CreateQueryPool) X(CreateSemaphore) X(CreateShaderModule) \
-    X(DestroyBuffer) X(DestroyCommandPool) X(DestroyDevice) X(DestroyPipeline) X(DestroyPipelineCache) \
+    X(DestroyBuffer) X(DestroyBufferView) X(DestroyCommandPool) X(DestroyDescriptorPool) \
+    X(DestroyDescriptorSetLayout) X(DestroyDevice) X(DestroyPipeline) X(DestroyPipelineCache) \
     X(DestroyPipelineLayout) X(DestroyQueryPool) X(DestroySemaphore) X(DestroyShaderModule) X(EndCommandBuffer) \
     X(FreeMemory) X(GetBufferDeviceAddress) X(GetBufferMemoryRequirements) X(GetDeviceQueue) \
     X(GetPipelineCacheData) X(GetQueryPoolResults) X(GetSemaphoreCounterValue) X(MapMemory) X(QueueSubmit) \
-    X(ResetCommandPool) X(WaitSemaphores)
+    X(ResetCommandPool) X(UpdateDescriptorSets) X(WaitSemaphores)
 // Of VK_EXT_debug_utils; NULL without it.
 #define VK_DEBUG_FUNCTIONS(X) \
     X(CreateDebugUtilsMessengerEXT) X(DestroyDebugUtilsMessengerEXT) X(SetDebugUtilsObjectNameEXT) \
@@ -128,6 +131,7 @@ struct gpu_block {
     VkDeviceMemory memory;
     uint64_t address, bytes;
     uint8_t *host;     // mapped, or NULL
+    uint32_t view;     // its place in gpu_views; GPU_VIEWS: it has none
     bool cached;       // reading through `host` is fast
     uint64_t used;     // bump position; final once the arena has gone on to the next block
 };
@@ -149,6 +153,24 @@ struct gpu_arena {
     uint32_t hole_count, hole_room;
     uint64_t used, peak, held;
 };
+
+// ---- view.c: blocks as buffers of texels, for CPU drivers ----
+
+struct gpu_views {
+    VkDescriptorSetLayout layout; // set 0, binding 0: storage texel buffers [GPU_VIEWS]
+    VkDescriptorPool pool;
+    VkDescriptorSet set;          // NULL: this device has none
+    VkBufferView handles[GPU_VIEWS];
+    bool taken[GPU_VIEWS];
+};
+bool views_fit(const struct gpu_device *dev); // are blocks of this device to have views?
+bool views_init(struct gpu_device *dev, struct vireo_error *err); // before the pipelines' layout
+void views_finish(struct gpu_device *dev);
+// Gives the block a view if there is a place left; its absence is no failure. Sets block->view.
+void view_add(struct gpu_device *dev, struct gpu_block *b);
+// Nothing that is recorded or submitted may read it.
+void view_remove(struct gpu_device *dev, struct gpu_block *b);
+void views_bind(struct gpu_device *dev, VkCommandBuffer commands);
 
 // ---- kernel.c, cache.c ----
 
@@ -324,6 +346,7 @@ struct gpu_device {
     char cache_folder[480];
     VkPhysicalDeviceMemoryProperties memory;
     struct gpu_arena *arenas;
+    struct gpu_views views;
     struct gpu_pipelines pipelines;
     struct gpu_record record;
     struct gpu_timeline timeline;

@@ -32,7 +32,7 @@ const char *gpu_kernel_name(enum gpu_kernel kernel)
 
 // What the SPIR-V says of itself. Some drivers crash on a capability they lack instead of failing, so it is read here.
 struct needs {
-    bool int16, int64, float16, storage16, coopmat, bfloat16, float64, absent;
+    bool int16, int64, float16, storage16, coopmat, bfloat16, float64, texels, absent;
     uint32_t local_x; // 0: set by a specialisation constant
 };
 
@@ -55,6 +55,7 @@ static struct needs read_needs(enum gpu_kernel kernel)
             n.storage16 |= w[i + 1] == 4433 || w[i + 1] == 4434;
             n.coopmat |= w[i + 1] == 6022;
             n.bfloat16 |= w[i + 1] == 5116;
+            n.texels |= w[i + 1] == 5306; // storage texel buffers by an index of the arguments
         }
         if (op == OP_EXECUTION_MODE && length >= 6 && w[i + 2] == MODE_LOCAL_SIZE)
             n.local_x = w[i + 3];
@@ -71,6 +72,8 @@ static const char *unmet(const struct gpu_caps *c, const struct needs *n)
 {
     if (n->absent)
         return "a newer shader compiler than it was built with";
+    if (n->texels && !(c->texel_views && c->type == GPU_CPU))
+        return "views of memory as texels";
     if (n->float64)
         return "64-bit floats";
     if (n->int64 && !c->int64)
@@ -102,11 +105,13 @@ bool kernels_init(struct gpu_device *dev, struct vireo_error *err)
     p->table = vireo_calloc(p->capacity, sizeof(struct gpu_pipeline *));
     if (!p->table)
         return vireo_fail_memory(err, p->capacity * sizeof(struct gpu_pipeline *));
-    // One layout for all: operands are addresses in 128 bytes of push constants.
+    // One layout for all: operands are addresses in 128 bytes of push constants; CPU drivers have the views beside them.
     VkResult r = dev->vk->CreatePipelineLayout(
         dev->handle,
         &(VkPipelineLayoutCreateInfo){
             .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+            .setLayoutCount = dev->views.layout != VK_NULL_HANDLE,
+            .pSetLayouts = &dev->views.layout,
             .pushConstantRangeCount = 1,
             .pPushConstantRanges = &(VkPushConstantRange){.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 128},
         },

@@ -68,6 +68,7 @@ static void free_block(struct gpu_device *dev, struct gpu_block *b)
     if (!b)
         return;
     replay_forget(dev);
+    view_remove(dev, b);
     dev->vk->DestroyBuffer(dev->handle, b->buffer, NULL);
     dev->vk->FreeMemory(dev->handle, b->memory, NULL);
     free(b);
@@ -158,12 +159,13 @@ static struct gpu_block *make_block(struct gpu_arena *a, uint64_t bytes, struct 
         return NULL;
     }
     b->bytes = bytes;
+    b->view = GPU_VIEWS;
     VkResult r = dev->vk->CreateBuffer(
         dev->handle,
         &(VkBufferCreateInfo){
             .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
             .size = bytes,
-            .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+            .usage = (views_fit(dev) ? VK_BUFFER_USAGE_STORAGE_TEXEL_BUFFER_BIT : 0) | VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
                      VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT,
             .sharingMode = VK_SHARING_MODE_EXCLUSIVE,
         },
@@ -179,6 +181,8 @@ static struct gpu_block *make_block(struct gpu_arena *a, uint64_t bytes, struct 
     b->address = dev->vk->GetBufferDeviceAddress(
         dev->handle,
         &(VkBufferDeviceAddressInfo){.sType = VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, .buffer = b->buffer});
+    if (a->memory == GPU_MEMORY_DEVICE)
+        view_add(dev, b);
     device_name(dev, VK_OBJECT_TYPE_BUFFER, GPU_HANDLE(b->buffer), "%s[%u]", a->name, a->count);
     device_name(dev, VK_OBJECT_TYPE_DEVICE_MEMORY, GPU_HANDLE(b->memory), "%s[%u]", a->name, a->count);
     if (dev->params.poison && b->host)

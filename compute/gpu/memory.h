@@ -47,6 +47,11 @@ uint64_t gpu_arena_used(const struct gpu_arena *a);
 uint64_t gpu_arena_peak(const struct gpu_arena *a);
 uint64_t gpu_arena_held(const struct gpu_arena *a); // bytes allocated from the device
 
+// CPU drivers: a block of memory can also be read as a storage texel buffer (shaders/lib/texels.glsl). The view's place and the
+// span's first texel of 16 bytes; false: there is no view of it (other devices, too many blocks, start not at a texel).
+enum { GPU_VIEWS = 64, GPU_TEXEL_BYTES = 16 };
+bool gpu_span_view(struct gpu_span s, uint32_t *view, uint32_t *texel);
+
 // Part of a span.
 struct gpu_span gpu_span_part(struct gpu_span s, uint64_t offset, uint64_t bytes);
 

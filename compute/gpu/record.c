@@ -366,6 +366,7 @@ void record_emit(struct gpu_device *dev, struct gpu_slot *slot)
     bool alone = dev->params.full_barriers || dev->timers.on;
     VkPipeline bound = VK_NULL_HANDLE;
     slot->barriers = 0;
+    views_bind(dev, slot->commands);
     for (uint32_t i = 0; i < r->count; i++) {
         const struct gpu_op *op = &r->ops[order ? order[i] : i];
         if (!op->continues && !dev->params.skip_barriers && must_wait(r, op)) {

@@ -9,28 +9,41 @@
 #include <string.h>
 
 // The kernels of a product for CPU drivers, all with the same bits, and their tiles: rows, columns a lane (shaders/meson.build
-// has the same sizes). All but ANY load 64 bits at a time and want aligned operands. ONE exists for NT alone, the two with
-// short turns for NT of f32.
-enum { TALL, WIDE, LOW, ONE, WIDE_SHORT, LOW_SHORT, ANY, TILES };
+// has the same sizes). All but ANY want aligned operands: they load 64 bits at a time or, from TEXEL_TALL on, texels of 128.
+enum {
+    TALL, WIDE, LOW, ONE, WIDE_SHORT, LOW_SHORT,
+    TEXEL_TALL, TEXEL_TALL_SHORT, TEXEL_BROAD, TEXEL_WIDE, TEXEL_WIDE_SHORT, TEXEL_LOW, TEXEL_ONE,
+    ANY, TILES
+};
 static const struct {
     uint32_t rows, columns;
-} tiles[TILES] = {[TALL] = {64, 4}, [WIDE] = {32, 4},       [LOW] = {8, 4},       [ONE] = {1, 8},
-                  [WIDE_SHORT] = {32, 4}, [LOW_SHORT] = {8, 4}, [ANY] = {16, 2}};
+} tiles[TILES] = {
+    [TALL] = {64, 4},       [WIDE] = {32, 4},             [LOW] = {8, 4},          [ONE] = {1, 8},
+    [WIDE_SHORT] = {32, 4}, [LOW_SHORT] = {8, 4},         [TEXEL_TALL] = {64, 4},  [TEXEL_TALL_SHORT] = {64, 4},
+    [TEXEL_BROAD] = {32, 8}, [TEXEL_WIDE] = {32, 4},      [TEXEL_WIDE_SHORT] = {32, 4},
+    [TEXEL_LOW] = {8, 4},   [TEXEL_ONE] = {1, 8},         [ANY] = {16, 2},
+};
 
-#define FAMILY(types)                                                                                                 \
-    {                                                                                                                 \
-        [TALL] = KERNEL_GEMM_##types##_TALL, [WIDE] = KERNEL_GEMM_##types##_WIDE, [LOW] = KERNEL_GEMM_##types##_LOW,  \
-        [ANY] = KERNEL_GEMM_##types##_ANY,                                                                            \
-    }
-#define PRODUCT(kind)                                                                                                 \
-    {                                                                                                                 \
-        {FAMILY(kind##_F32_F32), FAMILY(kind##_F32_BF16)}, {FAMILY(kind##_BF16_F32), FAMILY(kind##_BF16_BF16)},       \
-    }
-// By A, then by B: f32, 16 bits (bf16 in the names; a constant makes them fp16).
+// By A, then by B: f32, 16 bits (bf16 in the names; a constant makes them fp16). 0, which is no product: there is no such kernel.
+#define K(types, tile) [tile] = KERNEL_GEMM_##types##_##tile
+#define EACH(types) K(types, TALL), K(types, WIDE), K(types, LOW), K(types, ANY)
 static const enum gpu_kernel simd_kernels[3][2][2][TILES] = {
-    [NN_NT] = PRODUCT(NT), [NN_NN] = PRODUCT(NN), [NN_TN] = PRODUCT(TN)};
-static const enum gpu_kernel one_kernels[2][2] = {{KERNEL_GEMM_NT_F32_F32_ONE, KERNEL_GEMM_NT_F32_BF16_ONE},
-                                                  {KERNEL_GEMM_NT_BF16_F32_ONE, KERNEL_GEMM_NT_BF16_BF16_ONE}};
+    [NN_NT] = {{{EACH(NT_F32_F32), K(NT_F32_F32, ONE), K(NT_F32_F32, WIDE_SHORT), K(NT_F32_F32, LOW_SHORT),
+                 K(NT_F32_F32, TEXEL_TALL), K(NT_F32_F32, TEXEL_TALL_SHORT), K(NT_F32_F32, TEXEL_BROAD),
+                 K(NT_F32_F32, TEXEL_WIDE), K(NT_F32_F32, TEXEL_WIDE_SHORT), K(NT_F32_F32, TEXEL_LOW),
+                 K(NT_F32_F32, TEXEL_ONE)},
+                {EACH(NT_F32_BF16), K(NT_F32_BF16, ONE)}},
+               {{EACH(NT_BF16_F32), K(NT_BF16_F32, ONE)},
+                {EACH(NT_BF16_BF16), K(NT_BF16_BF16, ONE), K(NT_BF16_BF16, TEXEL_BROAD), K(NT_BF16_BF16, TEXEL_WIDE),
+                 K(NT_BF16_BF16, TEXEL_LOW), K(NT_BF16_BF16, TEXEL_ONE)}}},
+    [NN_NN] = {{{EACH(NN_F32_F32), K(NN_F32_F32, TEXEL_TALL), K(NN_F32_F32, TEXEL_BROAD)},
+                {EACH(NN_F32_BF16), K(NN_F32_BF16, TEXEL_BROAD)}},
+               {{EACH(NN_BF16_F32)}, {EACH(NN_BF16_BF16), K(NN_BF16_BF16, TEXEL_BROAD)}}},
+    [NN_TN] = {{{EACH(TN_F32_F32), K(TN_F32_F32, TEXEL_TALL)}, {EACH(TN_F32_BF16), K(TN_F32_BF16, TEXEL_BROAD)}},
+               {{EACH(TN_BF16_F32)}, {EACH(TN_BF16_BF16)}}},
+};
+#undef EACH
+#undef K
 
 static bool is_float(struct tensor x)
 {
@@ -56,40 +69,71 @@ static bool is_wide(struct tensor x, bool along_k)
     return gemm_load_fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
-// Is there such a kernel for this product, and which?
-static bool find_kernel(enum nn_product kind, struct tensor a, struct tensor b, int tile, enum gpu_kernel *out)
+// An operand's view and its first texel, where loads of texels fit it and pay: on 16 lanes (on 8 they are slower).
+static bool has_texels(struct gpu_device *dev, struct tensor x, bool along_k, uint32_t *view, uint32_t *texel)
 {
-    const int a_half = a.dtype != DTYPE_F32, b_half = b.dtype != DTYPE_F32;
-    if ((tile == ONE && kind != NN_NT) ||
-        ((tile == WIDE_SHORT || tile == LOW_SHORT) && (kind != NN_NT || a_half || b_half)))
-        return false;
-    *out = tile == ONE          ? one_kernels[a_half][b_half]
-           : tile == WIDE_SHORT ? KERNEL_GEMM_NT_F32_F32_WIDE_SHORT
-           : tile == LOW_SHORT  ? KERNEL_GEMM_NT_F32_F32_LOW_SHORT
-                                : simd_kernels[kind][a_half][b_half][tile];
-    return true;
+    return gpu_device_caps(dev)->subgroup_size == 16 && gpu_span_view(x.span, view, texel) &&
+           gemm_load_fits(x, GPU_TEXEL_BYTES / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
-// The tile for a C of m rows when operands are aligned. What a row of a tile costs is an estimate (64 rows against 32 by
-// measurement, 8 by counting loads, one row by measurement); rows beyond the edge cost as much as any.
-// VIREO_GEMM=simd-0 ... forces one of TALL, WIDE, LOW, ONE, WIDE_SHORT, LOW_SHORT where the product has it.
-static int choose_rows(const char *forced, enum nn_product kind, struct tensor a, struct tensor b, uint32_t m)
+// What a product's kernels may load.
+struct layout {
+    const enum gpu_kernel *kernels; // of its kind and types, by tile
+    bool wide, texels;
+};
+
+static bool can_run(const struct layout *l, int tile)
+{
+    return l->kernels[tile] && (tile == ANY || (tile < TEXEL_TALL ? l->wide : l->texels));
+}
+
+static int first_of(const struct layout *l, const int *list)
+{
+    while (!can_run(l, *list))
+        list++;
+    return *list;
+}
+
+// VIREO_GEMM=simd-0 ... forces the tile of this number where the product has it; "simd-64bit" leaves out texels.
+static bool is_forced(const char *forced, const struct layout *l, int *tile)
+{
+    char *end;
+    if (!forced || strncmp(forced, "simd-", 5) != 0)
+        return false;
+    const unsigned long number = strtoul(forced + 5, &end, 10);
+    *tile = number < ANY ? (int)number : ANY;
+    return end != forced + 5 && *end == 0 && *tile != ANY && can_run(l, *tile);
+}
+
+// The tile for a C of m rows and n columns when operands are aligned: by rows first. What a row of a tile costs is an estimate
+// (64 rows against 32 by measurement, 8 by counting loads, one row by measurement); rows beyond the edge cost as much as any.
+// Then among tiles of that height, by measurement (docs/performance.md):
+// - Turns of 4 k are faster than those of 8 where B comes from far or k is short. Not where rows of B lie in the same few sets
+//   of the cache: its lines are gone before the next turn, so a turn should take more of each.
+// - Eight columns a lane are faster than four where they leave no rest, and for NT where k is long.
+static int choose_tile(const struct layout *l, enum nn_product kind, struct tensor b, uint32_t m, uint32_t n, uint32_t k,
+                       uint32_t lanes)
 {
     static const double cost[] = {[TALL] = 1, [WIDE] = 1.1, [LOW] = 1.6, [ONE] = 6.5};
-    enum gpu_kernel kernel;
-    if (forced && strncmp(forced, "simd-", 5) == 0 && forced[5] >= '0' && forced[5] < '0' + ANY &&
-        find_kernel(kind, a, b, forced[5] - '0', &kernel))
-        return forced[5] - '0';
     int best = TALL;
     for (int i = WIDE; i <= ONE; i++)
-        if (find_kernel(kind, a, b, i, &kernel) &&
+        if (can_run(l, i) &&
             cost[i] * (double)vireo_round_up(m, tiles[i].rows) < cost[best] * (double)vireo_round_up(m, tiles[best].rows))
             best = i;
-    // Few rows of A: B comes from far, and turns of 4 k are 10 to 40 % faster than those of 8. Not where rows of B lie in the
-    // same few sets of the cache: its lines are gone before the next turn, so a turn should take more of each.
     const bool crowded = (uint64_t)b.stride * dtype_bytes(b.dtype) % 2048 == 0;
-    const int brief = best == WIDE ? WIDE_SHORT : best == LOW ? LOW_SHORT : best;
-    return !crowded && find_kernel(kind, a, b, brief, &kernel) ? brief : best;
+    const bool broad = n % (tiles[TEXEL_BROAD].columns * lanes) == 0 && (kind != NN_NT || k >= 512 || crowded);
+    if (best == TALL && broad)
+        return first_of(l, (const int[]){TEXEL_BROAD, TEXEL_TALL, TALL, ANY});
+    if (best == TALL)
+        return crowded ? first_of(l, (const int[]){TEXEL_TALL, TALL, ANY})
+                       : first_of(l, (const int[]){TEXEL_TALL_SHORT, TEXEL_TALL, TALL, ANY});
+    if (best == WIDE)
+        return crowded ? first_of(l, (const int[]){TEXEL_WIDE, WIDE, ANY})
+                       : first_of(l, (const int[]){TEXEL_WIDE_SHORT, TEXEL_WIDE, WIDE_SHORT, WIDE, ANY});
+    if (best == LOW)
+        return crowded ? first_of(l, (const int[]){TEXEL_LOW, LOW, ANY})
+                       : first_of(l, (const int[]){TEXEL_LOW, LOW_SHORT, LOW, ANY});
+    return first_of(l, (const int[]){TEXEL_ONE, ONE, ANY});
 }
 
 // Layout and sizes choose among kernels of equal bits; that is all they may do.
@@ -99,14 +143,17 @@ static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, s
     struct gemm_choice out;
     if (gemm_choose_gpu(dev, kind, a, b, c, types, &out))
         return out;
-    const uint32_t m = tensor_rows(c), lanes = gpu_device_caps(dev)->subgroup_size;
-    const char *forced = getenv("VIREO_GEMM"); // for tests: "any", the general kernels only; "simd-0" ..., one of the tiles
+    const uint32_t m = tensor_rows(c), n = tensor_columns(c), lanes = gpu_device_caps(dev)->subgroup_size;
+    const char *forced = getenv("VIREO_GEMM"); // for tests: "any", the general kernels only; "simd-..." above
     out = (struct gemm_choice){.constants = {types.c, types.halves}, .constant_count = 2};
+    struct layout l = {.kernels = simd_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32]};
+    l.wide = is_wide(a, kind != NN_TN) && is_wide(b, kind == NN_NT) && gpu_kernel_runs(dev, l.kernels[TALL]);
+    l.texels = !(forced && strcmp(forced, "simd-64bit") == 0) && has_texels(dev, a, kind != NN_TN, &out.a_view, &out.a_texel) &&
+               has_texels(dev, b, kind == NN_NT, &out.b_view, &out.b_texel);
     int tile = ANY;
-    if (!(forced && strcmp(forced, "any") == 0) && is_wide(a, kind != NN_TN) && is_wide(b, kind == NN_NT) &&
-        gpu_kernel_runs(dev, simd_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32][TALL]))
-        tile = choose_rows(forced, kind, a, b, m);
-    find_kernel(kind, a, b, tile, &out.kernel);
+    if (!(forced && strcmp(forced, "any") == 0) && l.wide && !is_forced(forced, &l, &tile))
+        tile = choose_tile(&l, kind, b, m, n, kind == NN_TN ? tensor_rows(a) : tensor_columns(a), lanes);
+    out.kernel = l.kernels[tile];
     out.rows = tiles[tile].rows;
     out.columns = tiles[tile].columns * lanes;
     return out;
@@ -148,6 +195,10 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
     const struct gemm_choice v = choose(dev, kind, a, b, c, gemm_types_of(a, b, c, bias, residual));
     const uint64_t down = ((uint64_t)m + v.rows - 1) / v.rows, across = ((uint64_t)n + v.columns - 1) / v.columns;
     args.flags |= v.flags;
+    args.a_view = v.a_view;
+    args.a_texel = v.a_texel;
+    args.b_view = v.b_view;
+    args.b_texel = v.b_texel;
     const struct gpu_use uses[] = {
         tensor_use(a, GPU_READ),
         tensor_use(b, GPU_READ),

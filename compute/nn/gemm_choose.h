@@ -18,6 +18,7 @@ struct gemm_choice {
     enum gpu_kernel kernel;
     uint32_t constants[GEMM_COOPMAT_CONSTANTS], constant_count, rows, columns;
     uint32_t flags;
+    uint32_t a_view, a_texel, b_view, b_texel; // kernels that load texels
     uint32_t tile, tiles; // number in gemm_tiles or gemm_coopmats, and how many there are
 };
 

@@ -16,6 +16,7 @@ struct gemm_args {
     UINT a_stride, b_stride, c_stride, residual_stride;   // elements from row to row
     UINT a_first, b_first, bias_first, residual_first;    // first element: 1 where a 16-bit operand starts mid-word
     UINT flags;
+    UINT a_view, a_texel, b_view, b_texel; // kernels that load texels: the view, and the operand's first texel
 };
 
 struct column_sum_args {
