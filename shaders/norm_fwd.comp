@@ -2,7 +2,7 @@
 // Args: norm_args (args/norm.h). Constants: 1 type of w, 2 of y (0 f32, 1 bf16, 2 f16).
 // Dispatch: ceil(rows / rows_each) groups of one subgroup.
 // -DWIDE=1: the row in registers, by pairs of neighbours (lib/row_pairs.glsl), its width constant 3; rows_each is at most
-// the group's lanes; for groups of 16 lanes on CPU drivers; same bits.
+// the group's lanes; for groups of 4 to 16 lanes of CPU drivers; same bits.
 // Sum: 32 strided partials and a tree (lib/reduce.glsl). All-zero args: no row, nothing is touched.
 // Source: transformers, modeling_qwen2_5_vl.py, Qwen2RMSNorm.
 #version 460

@@ -68,7 +68,7 @@ struct chat_template {
 // Parses `length` bytes into a body; everything lives in `a`.
 struct node *template_parse_source(struct arena *a, const char *source, size_t length, struct vireo_error *err);
 
-// ---- values (template_value.c)
+// ---- values (template_value.c, template_text.c, template_compare.c; what a rendering may spend: template_budget.c)
 
 enum value_kind {
     VALUE_UNDEFINED,
@@ -172,6 +172,8 @@ bool render_fail(struct render *r, enum vireo_code code, const char *fmt, ...) V
 bool render_spend(struct render *r, size_t steps);       // counts towards TEMPLATE_MAX_STEPS
 bool render_spend_bytes(struct render *r, size_t bytes); // for work on this many bytes; also holds the size limit
 void *render_take(struct render *r, size_t count, size_t size); // NULL + error
+// Makes room for `wanted` elements in *array, which holds `used` of them; capacities double.
+bool render_grow(struct render *r, void *array, size_t used, size_t wanted, size_t *capacity, size_t size);
 
 bool builder_add(struct render *r, struct builder *b, struct text t);
 bool builder_add_own(struct render *r, struct builder *b, const char *bytes, size_t length, int32_t origin);

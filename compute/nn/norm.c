@@ -19,11 +19,10 @@ static uint32_t rows_each(struct tape *t, uint32_t columns, bool wide)
     return columns && columns < GROUP_ELEMENTS ? GROUP_ELEMENTS / columns : 1;
 }
 
-// Groups of 16 lanes alone: with 8 and 4 the sums came out in another order (tests/kernels, layout_changes_no_bits).
 static bool takes_wide(struct tape *t, enum gpu_kernel wide, const struct norm *n, struct tensor y)
 {
-    return nn_takes_wide(t, wide) && gpu_device_caps(tape_device(t))->subgroup_size == 16 && nn_is_wide(n->x) &&
-           nn_is_wide(y) && tensor_columns(n->x) <= WIDE_COLUMNS && n->w->value.span.address % 8 == 0;
+    return nn_takes_wide(t, wide) && nn_is_wide(n->x) && nn_is_wide(y) && tensor_columns(n->x) <= WIDE_COLUMNS &&
+           n->w->value.span.address % 8 == 0;
 }
 
 // Where the sums over blocks of WEIGHT_ROWS rows go: into the gradient itself where there is one block.

@@ -8,7 +8,7 @@ float fold_lanes(float x, uint most)
     // Mesa's CPU driver shuffles 16 lanes in a loop lane by lane, about 30 ns a time; what comes from a constant lane
     // costs one instruction. Of 8 lanes a shuffle is one instruction.
     if (SUBGROUP == 16) {
-        float lane[16];
+        precise float lane[16];
         [[unroll]] for (uint i = 0; i < 16; i++)
             lane[i] = subgroupBroadcast(x, i);
         [[unroll]] for (uint d = 8; d >= 1; d /= 2) {
@@ -17,11 +17,12 @@ float fold_lanes(float x, uint most)
         }
         return lane[0];
     }
+    precise float sum = x;
     [[unroll]] for (uint d = most; d >= 1; d /= 2) {
         if (d < SUBGROUP)
-            x += subgroupShuffleXor(x, d);
+            sum += subgroupShuffleXor(sum, d);
     }
-    return subgroupBroadcastFirst(x);
+    return subgroupBroadcastFirst(sum);
 }
 
 #endif

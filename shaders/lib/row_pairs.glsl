@@ -1,4 +1,4 @@
-// A row of COLUMNS values, held by the lanes of a group of 16 as pairs of neighbours, and its sum: the sum of
+// A row of COLUMNS values, held by the lanes of a group of 4 to 16 as pairs of neighbours, and its sum: the sum of
 // lib/reduce.glsl, bit for bit. For CPU drivers: a pair is one access (64 bits of f32, 32 of a 16-bit type), a row that
 // is held is read once, and addresses are counted in 64 bits lane by lane, so that a turn adds a constant. The tensor
 // starts and its rows begin at multiples of 8 bytes; COLUMNS is even.
@@ -51,14 +51,18 @@ void store_pair(uint64_t row, uint n, uint type, vec2 x)
         U32(row).v[n * SUBGROUP] = pack_halves(x.x, x.y, type);
 }
 
-// The total, the same in every lane: partials p and p + 16, p + 8, p + 4, p + 2, p + 1.
+// The total, the same in every lane: partials p and p + 16, p + 8, p + 4, p + 2, p + 1, all `precise` (lib/reduce.glsl).
 float fold_pairs(vec2 part[LANE_PAIRS])
 {
+    precise vec2 sum[LANE_PAIRS];
+    [[unroll]] for (uint j = 0; j < LANE_PAIRS; j++)
+        sum[j] = part[j];
     [[unroll]] for (uint h = LANE_PAIRS / 2; h >= 1; h /= 2) {
         [[unroll]] for (uint j = 0; j < h; j++)
-            part[j] += part[j + h];
+            sum[j] += sum[j + h];
     }
-    return fold_lanes(part[0].x, 8) + fold_lanes(part[0].y, 8);
+    precise float total = fold_lanes(sum[0].x, 8) + fold_lanes(sum[0].y, 8);
+    return total;
 }
 
 #endif

@@ -1,6 +1,7 @@
 // nn_rms_norm.
 #include "tests/kernels/guard.h"
 
+#include "compute/base/check.h"
 
 static const float eps = 1e-6f;
 
@@ -161,10 +162,88 @@ static void rows_do_not_depend_on_the_batch(void **state)
     free(x), free(rows), free(all), free(view);
 }
 
+// The sum of lib/reduce.glsl: 32 strided partials and a tree, every addition rounded.
+static float documented_sum(const float *x, uint32_t n)
+{
+    float part[32] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        part[i % 32] += x[i];
+    for (uint32_t d = 16; d >= 1; d /= 2)
+        for (uint32_t i = 0; i < d; i++)
+            part[i] += part[i + d];
+    return part[0];
+}
+
+// Whole numbers about one that is 2^24 times as large: what is left of them in a sum tells its order. The large one is
+// taken away again, by eps forward and by its opposite backward, so that a wrong order is not a matter of a last bit.
+// Products and quotients are exact, so that contraction changes nothing.
+static void sums_run_as_documented(uint32_t columns)
+{
+    enum { ROWS = 64 };
+    const float large = 0x1p24f;
+    const size_t n = (size_t)ROWS * columns;
+    float *x = test_alloc(n, sizeof *x), *g = test_alloc(n, sizeof *g), *got = test_alloc(n, sizeof *got);
+    float *w = test_alloc(columns, sizeof *w), *terms = test_alloc(columns, sizeof *terms);
+    double *y = test_alloc(n, sizeof *y), *dx = test_alloc(n, sizeof *dx);
+    for (uint32_t c = 0; c < columns; c++)
+        w[c] = 1;
+    struct weight weight = test_weight(DTYPE_F32, columns, 1, w, true);
+    char what[64];
+    // Forward: squares of 1 and 2. The mean is exact where the width is a power of two.
+    for (uint32_t r = 0; r < ROWS; r++) {
+        float *row = x + (size_t)r * columns;
+        for (uint32_t c = 0; c < columns; c++)
+            row[c] = test_value(1, r * columns + c) > 0 ? 2 : 1;
+        row[5 * r % columns] = sqrtf(large);
+        for (uint32_t c = 0; c < columns; c++)
+            terms[c] = row[c] * row[c];
+        const double rms = sqrt(((double)documented_sum(terms, columns) - (double)large) / columns);
+        for (uint32_t c = 0; c < columns; c++)
+            y[(size_t)r * columns + c] = row[c] / rms;
+    }
+    struct tape *t = test_tape(true);
+    test_read(nn_rms_norm(t, test_tensor(DTYPE_F32, ROWS, columns, x), &weight, -large / (float)columns), got);
+    test_tape_end(&t);
+    snprintf(what, sizeof what, "norm of %u columns", columns);
+    if ((columns & (columns - 1)) == 0)
+        test_near(what, got, y, n, 1e-6);
+    // Backward: g w x r, where w, x and r are 1.
+    for (uint32_t r = 0; r < ROWS; r++) {
+        float *row = g + (size_t)r * columns;
+        for (uint32_t c = 0; c < columns; c++) {
+            x[(size_t)r * columns + c] = 1;
+            row[c] = (float)(int)(8 * test_value(2, r * columns + c));
+        }
+        row[5 * r % columns] = large;
+        row[(11 * r + 1) % columns] -= large;
+        const double mean = (double)documented_sum(row, columns) / columns;
+        for (uint32_t c = 0; c < columns; c++)
+            dx[(size_t)r * columns + c] = row[c] - mean;
+    }
+    t = test_tape(true);
+    struct tensor leaf = test_leaf(t, ROWS, columns, x), out = nn_rms_norm(t, leaf, &weight, 0);
+    REQUIRE_OK(tape_backward(t, out, test_tensor(DTYPE_F32, ROWS, columns, g), &err));
+    bool fresh;
+    test_read(tape_grad(t, leaf, &fresh), got);
+    test_tape_end(&t);
+    snprintf(what, sizeof what, "norm dx of %u columns", columns);
+    test_near(what, got, dx, n, 1e-6);
+    free(x), free(g), free(got), free(w), free(terms), free(y), free(dx);
+}
+
+static void sums_run_in_the_documented_order(void **state)
+{
+    (void)state;
+    static const uint32_t widths[] = {31, 36, 64, 65, 76, 128, 200, 1024};
+    for (size_t i = 0; i < VIREO_COUNT(widths); i++)
+        sums_run_as_documented(widths[i]);
+}
+
 const struct CMUnitTest cases_norm[] = {
     cmocka_unit_test(norms),
     cmocka_unit_test(reference_is_the_derivative),
     cmocka_unit_test(gradients_add_up),
+    cmocka_unit_test(sums_run_in_the_documented_order),
     cmocka_unit_test(rows_do_not_depend_on_the_batch),
 };
 const size_t cases_norm_count = sizeof cases_norm / sizeof cases_norm[0];

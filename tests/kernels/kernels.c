@@ -131,9 +131,9 @@ struct tensor test_leaf_of(struct tape *t, enum dtype type, uint32_t rows, uint3
     return x;
 }
 
-#define X(family)                                                                                                     \
-    extern const struct CMUnitTest cases_##family[];                                                                  \
-    extern const size_t cases_##family##_count;
+#define X(family, part)                                                                                               \
+    extern const struct CMUnitTest cases_##part[];                                                                    \
+    extern const size_t cases_##part##_count;
 #include "tests/kernels/case_list.h"
 #undef X
 
@@ -142,7 +142,7 @@ static const struct {
     const struct CMUnitTest *tests;
     const size_t *count;
 } families[] = {
-#define X(family) {#family, cases_##family, &cases_##family##_count},
+#define X(family, part) {#family, cases_##part, &cases_##part##_count},
 #include "tests/kernels/case_list.h"
 #undef X
 };

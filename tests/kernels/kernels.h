@@ -1,10 +1,10 @@
 // Harness of the op tests: each op against a plain C reference and finite differences, on every variant the device has.
 //
 // A family of ops is one file tests/kernels/case_<family>.c exporting `const struct CMUnitTest cases_<family>[]` and its
-// count; tests/kernels/kernels.c runs them all on one device. Rules for a case: sizes 1, prime, just past a tile, large;
-// outputs compared with a double-precision reference; guard words behind outputs; the same bits twice and in another
-// batch (rows are independent of what shares the batch); gradients against the reference's derivative and, on a small
-// size, against central finite differences.
+// count, or several (meson.build); tests/kernels/kernels.c runs them all on one device. Rules for a case: sizes 1, prime,
+// just past a tile, large; outputs compared with a double-precision reference; guard words behind outputs; the same bits
+// twice and in another batch (rows are independent of what shares the batch); gradients against the reference's
+// derivative and, on a small size, against central finite differences.
 #ifndef VIREO_TESTS_KERNELS_H
 #define VIREO_TESTS_KERNELS_H
 
