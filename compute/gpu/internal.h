@@ -164,6 +164,7 @@ struct gpu_views {
     bool taken[GPU_VIEWS];
 };
 bool views_fit(const struct gpu_device *dev); // are blocks of this device to have views?
+VkResult views_layout(struct gpu_device *dev, VkDescriptorSetLayout *out); // what kernels with views are built for
 bool views_init(struct gpu_device *dev, struct vireo_error *err); // before the pipelines' layout
 void views_finish(struct gpu_device *dev);
 // Gives the block a view if there is a place left; its absence is no failure. Sets block->view.

@@ -9,15 +9,12 @@ bool views_fit(const struct gpu_device *dev)
     return dev->caps.type == GPU_CPU && dev->caps.texel_views;
 }
 
-bool views_init(struct gpu_device *dev, struct vireo_error *err)
+VkResult views_layout(struct gpu_device *dev, VkDescriptorSetLayout *out)
 {
-    struct gpu_views *v = &dev->views;
-    if (!views_fit(dev))
-        return true;
     // A set changes while command buffers that name it wait to be replayed: only places that none of them reads change.
     const VkDescriptorBindingFlags flags =
         VK_DESCRIPTOR_BINDING_PARTIALLY_BOUND_BIT | VK_DESCRIPTOR_BINDING_UPDATE_UNUSED_WHILE_PENDING_BIT;
-    VkResult r = dev->vk->CreateDescriptorSetLayout(
+    return dev->vk->CreateDescriptorSetLayout(
         dev->handle,
         &(VkDescriptorSetLayoutCreateInfo){
             .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
@@ -35,7 +32,15 @@ bool views_init(struct gpu_device *dev, struct vireo_error *err)
                     .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT,
                 },
         },
-        NULL, &v->layout);
+        NULL, out);
+}
+
+bool views_init(struct gpu_device *dev, struct vireo_error *err)
+{
+    struct gpu_views *v = &dev->views;
+    if (!views_fit(dev))
+        return true;
+    VkResult r = views_layout(dev, &v->layout);
     if (r == VK_SUCCESS)
         r = dev->vk->CreateDescriptorPool(
             dev->handle,

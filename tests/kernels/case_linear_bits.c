@@ -110,7 +110,9 @@ static void few_rows_have_the_bits_of_the_simd_family(void **state)
 static void cpu_tiles_have_the_same_bits(void **state)
 {
     (void)state;
-    static const char *const kernels[] = {"simd-0", "simd-1", "simd-2", "simd-3", "simd-4", "simd-5", "any"};
+    // Those that a product lacks become the one it would choose.
+    static const char *const kernels[] = {"any",    "simd-0", "simd-1", "simd-2",  "simd-3",  "simd-4",  "simd-5",    "simd-6",
+                                          "simd-7", "simd-8", "simd-9", "simd-10", "simd-11", "simd-12", "simd-64bit"};
     // Rows, columns, terms: short of every tile and past the tallest, rests of every kind, blocks of a long TN sum.
     static const uint32_t shapes[][3] = {{7, 5, 3}, {71, 67, 77}, {37, 150, 64}, {9, 34, 1111}};
     for (int kind = NN_NT; kind <= NN_TN; kind++)
@@ -124,13 +126,14 @@ static void cpu_tiles_have_the_same_bits(void **state)
             const enum dtype at_ = f32 ? DTYPE_F32 : pairs[i][0], bt = f32 ? DTYPE_F32 : pairs[i][1];
             const enum dtype half = i < 4 ? DTYPE_BF16 : DTYPE_F16, ct = (i + (uint32_t)kind) & 1 ? half : DTYPE_F32;
             const enum dtype extra = kind & 1 ? half : DTYPE_F32;
-            // Views into wider rows, aligned for loads of 64 bits: there the extent along contiguous memory is a
-            // multiple of 4 too, unless it is k. A 16-bit C in whole words.
-            const uint32_t m = kind == NN_TN ? (e[0] + 3) / 4 * 4 : e[0], n = kind == NN_NT ? e[1] : (e[1] + 3) / 4 * 4;
+            // Views into wider rows, aligned for loads of 128 bits, where A alone has 16 bits for those of 64: there
+            // the extent along contiguous memory is a multiple of their values too, unless it is k. A 16-bit C in whole words.
+            const uint32_t g = i == 2 || i == 5 ? 4 : 8;
+            const uint32_t m = kind == NN_TN ? (e[0] + g - 1) / g * g : e[0], n = kind == NN_NT ? e[1] : (e[1] + g - 1) / g * g;
             const uint32_t k = e[2], width = kind == NN_TN ? m : k, depth = kind == NN_NT ? k : n;
             struct product p = {.kind = kind, .beta = 1};
-            p.a = matrix_padded(at_, kind == NN_TN ? k : m, width, 4, 4 + (4 - width % 4) % 4, 81);
-            p.b = matrix_padded(bt, kind == NN_NT ? n : k, depth, 4, 4 + (4 - depth % 4) % 4, 82);
+            p.a = matrix_padded(at_, kind == NN_TN ? k : m, width, g, g + (g - width % g) % g, 81);
+            p.b = matrix_padded(bt, kind == NN_NT ? n : k, depth, g, g + (g - depth % g) % g, 82);
             p.c = matrix_padded(ct, m, n, 2, 2 + n % 2, 83);
             p.bias = matrix_padded(extra, 1, n, 3, 2, 84);
             p.residual = matrix_padded(extra, m, n, 5, 2, 85);
@@ -154,7 +157,44 @@ static void cpu_tiles_have_the_same_bits(void **state)
         }
 }
 
+static bool was_run(const struct gpu_timer_row *rows, size_t count, const char *kernel)
+{
+    bool found = false;
+    for (size_t i = 0; i < count; i++)
+        found = found || strcmp(rows[i].label, kernel) == 0;
+    return found;
+}
+
+// On CPU drivers with 16 lanes: so that the test above is one of these kernels too, and their speed is not lost unseen.
+static void texels_are_loaded_where_they_fit(void **state)
+{
+    (void)state;
+    static const char *const whole[] = {"gemm_nt_f32_f32_texel_broad", "gemm_nn_f32_f32_texel_broad", "gemm_tn_f32_f32_texel_tall"};
+    static const char *const shifted[] = {"gemm_nt_f32_f32_tall", "gemm_nn_f32_f32_tall", "gemm_tn_f32_f32_tall"};
+    const char *forced = getenv("VIREO_GEMM");
+    const struct gpu_caps *caps = gpu_device_caps(test_device);
+    if (caps->type != GPU_CPU || caps->subgroup_size != 16 || !caps->texel_views || (forced && forced[0]))
+        skip();
+    for (int kind = NN_NT; kind <= NN_TN; kind++)
+        for (int shift = 0; shift < 2; shift++) { // by 8 bytes
+            struct product p = product_new(kind, DTYPE_F32, DTYPE_F32, 64, 128, 512);
+            matrix_free(&p.a);
+            p.a = matrix_padded(DTYPE_F32, kind == NN_TN ? 512 : 64, kind == NN_TN ? 64 : 512, 4 - 2 * (uint32_t)shift, 4, 86);
+            struct gpu_timer_row *rows;
+            size_t count;
+            gpu_timers_on(test_device, true);
+            product_run(&p);
+            gpu_timers_on(test_device, false);
+            REQUIRE_OK(gpu_timers_read(test_device, &rows, &count, &err));
+            if (!was_run(rows, count, shift ? shifted[kind] : whole[kind]))
+                fail_msg("%s was not run but %s", shift ? shifted[kind] : whole[kind], count ? rows[0].label : "nothing");
+            free(rows);
+            product_free(&p);
+        }
+}
+
 const struct CMUnitTest cases_linear_bits[] = {
+    cmocka_unit_test(texels_are_loaded_where_they_fit),
     cmocka_unit_test(rows_have_the_same_bits_in_every_batch),
     cmocka_unit_test(tiles_have_the_bits_of_the_simd_family),
     cmocka_unit_test(few_rows_have_the_bits_of_the_simd_family),

@@ -18,6 +18,7 @@ enum { SKIP = 77 };
 
 struct null_gpu {
     struct gpu_device dev; // caps and functions; the rest stays empty
+    VkDescriptorSetLayout views; // of kernels for CPU drivers
     VkPipelineLayout layout;
     PFN_vkGetPipelineExecutableStatisticsKHR statistics;
     PFN_vkGetPipelineExecutableInternalRepresentationsKHR representations;
@@ -113,10 +114,14 @@ static int open_family(struct null_gpu *g, const char *family)
         dev->handle, "vkGetPipelineExecutableStatisticsKHR");
     g->representations = (PFN_vkGetPipelineExecutableInternalRepresentationsKHR)dev->vk->GetDeviceProcAddr(
         dev->handle, "vkGetPipelineExecutableInternalRepresentationsKHR");
-    r = dev->vk->CreatePipelineLayout(
+    r = views_layout(dev, &g->views);
+    if (r == VK_SUCCESS)
+        r = dev->vk->CreatePipelineLayout(
         dev->handle,
         &(VkPipelineLayoutCreateInfo){
             .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+            .setLayoutCount = 1,
+            .pSetLayouts = &g->views,
             .pushConstantRangeCount = 1,
             .pPushConstantRanges = &(VkPushConstantRange){.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = 128},
         },
@@ -133,6 +138,8 @@ static void close_family(struct null_gpu *g)
     struct gpu_device *dev = &g->dev;
     if (g->layout)
         dev->vk->DestroyPipelineLayout(dev->handle, g->layout, NULL);
+    if (g->views)
+        dev->vk->DestroyDescriptorSetLayout(dev->handle, g->views, NULL);
     if (dev->handle)
         dev->vk->DestroyDevice(dev->handle, NULL);
     instance_finish(&dev->instance);
