@@ -4,6 +4,7 @@
 //
 // Sum: one f32 accumulator an element, k strictly ascending from 0, fma; then + bias, + residual, + old C, in this
 // order. Neither M, N, the tile nor the variant below enters, so every variant of a product gives the same bits.
+// With SWIGLU (NT, WIDE) the product ends in h = silu(gate) up, see lib/gemm_swiglu.glsl.
 //
 // One subgroup computes TM rows x COLUMNS*SUBGROUP columns without shared memory: lanes hold columns; the lanes load
 // the rows' values and each is broadcast from its lane (a broadcast from a constant lane costs less than a load; on CPU
@@ -15,6 +16,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
+#include "shaders/lib/swiglu.glsl"
 #include "shaders/args/gemm.h"
 #if WIDE
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
@@ -24,6 +26,11 @@ layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer U64
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint C_TYPE = 0; // 0 f32; 1 bf16, 2 fp16: even stride, rows at whole words
 layout(constant_id = 2) const uint HALVES = 1; // A, B, bias, residual where they have 16 bits: 1 bf16, 2 fp16
+#if KIND == 0 && WIDE
+layout(constant_id = 3) const bool SWIGLU = false; // B is [gate, up], M x N/2 values h are stored, C where it has an address
+#else
+const bool SWIGLU = false;
+#endif
 layout(push_constant, scalar) uniform Args { gemm_args p; };
 
 #define NT 0
@@ -43,6 +50,9 @@ const uint B_VEC = B_HALF == 1 ? 4 : 2;
 #else
 const uint B_VEC = 1;
 #endif
+
+// Neighbouring columns of a lane: what a wide load of B brings, or two gates and their ups (lib/swiglu.glsl).
+const uint SIDE = SWIGLU ? 4 : B_VEC;
 
 float acc[TM][COLUMNS];
 float a[UNROLL][LOADS + 3]; // [k][row of this lane]
@@ -219,6 +229,10 @@ void finish(uint m0, uint n0)
     }
 }
 
+#if KIND == NT && WIDE
+#include "shaders/lib/gemm_swiglu.glsl"
+#endif
+
 void main()
 {
     const uint lane = gl_SubgroupInvocationID;
@@ -237,8 +251,9 @@ void main()
         a_at[i] = p.a_first + (KIND == TN ? row : row * p.a_stride);
     }
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-        const uint column = min(n0 + B_VEC * (lane + SUBGROUP * (j / B_VEC)), p.n - B_VEC) + j % B_VEC;
-        b_at[j] = p.b_first + (KIND == NT ? column * p.b_stride : column);
+        const uint column = min(n0 + SIDE * (lane + SUBGROUP * (j / SIDE)), p.n - SIDE) + j % SIDE;
+        const uint row = SWIGLU ? swiglu_row(column, p.n / 2) : column;
+        b_at[j] = p.b_first + (KIND == NT ? row * p.b_stride : column);
     }
     [[unroll]] for (uint q = 0; q < TM; q++)
         [[unroll]] for (uint j = 0; j < COLUMNS; j++)
@@ -261,5 +276,11 @@ void main()
         multiply(1);
     }
 
+#if KIND == NT && WIDE
+    if (SWIGLU) {
+        finish_swiglu(m0, n0);
+        return;
+    }
+#endif
     finish(m0, n0);
 }

@@ -18,6 +18,7 @@ struct gemm_choice {
     enum gpu_kernel kernel;
     uint32_t constants[GEMM_COOPMAT_CONSTANTS], constant_count, rows, columns;
     uint32_t flags;
+    bool ends_in_swiglu;  // it can, if gemm_types asks for it
     uint32_t tile, tiles; // number in gemm_tiles or gemm_coopmats, and how many there are
 };
 
