@@ -51,8 +51,13 @@ const uint B_VEC = B_HALF == 1 ? 4 : 2;
 const uint B_VEC = 1;
 #endif
 
-// Neighbouring columns of a lane: what a wide load of B brings, or two gates and their ups (lib/swiglu.glsl).
-const uint SIDE = SWIGLU ? 4 : B_VEC;
+// Neighbouring columns of a lane: what a wide load of B brings; of NT, whose rows of B are free to choose, those that share a
+// word of C (a shuffle costs a loop over the lanes), or two gates and their ups (lib/swiglu.glsl).
+#if KIND == NT
+const uint SIDE = SWIGLU ? 4 : C_TYPE != 0 ? 2 : 1;
+#else
+const uint SIDE = B_VEC;
+#endif
 
 float acc[TM][COLUMNS];
 float a[UNROLL][LOADS + 3]; // [k][row of this lane]
@@ -186,7 +191,7 @@ void finish(uint m0, uint n0)
     F32 c = F32(p.c);
     const uint c_stride = p.c_stride, m = p.m, n = p.n;
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-        const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+        const uint column = n0 + SIDE * (gl_SubgroupInvocationID + SUBGROUP * (j / SIDE)) + j % SIDE;
         const uint inside = min(column, n - 1);
         if (has_address(p.bias)) {
             const float bias = (p.flags & GEMM_BIAS_HALF) == 0 ? F32(p.bias).v[inside]
@@ -213,12 +218,12 @@ void finish(uint m0, uint n0)
         }
     }
     if (C_TYPE != 0) {
-        // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column
-        // keeps what lies behind it.
-        [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
-            const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+        // Two neighbours of a row make a word; they sit in one lane or, of a B in loads of one, in two neighbouring ones. A
+        // last odd column keeps what lies behind it.
+        [[unroll]] for (uint j = 0; j < COLUMNS; j += SIDE == 1 ? 1 : 2) {
+            const uint column = n0 + SIDE * (gl_SubgroupInvocationID + SUBGROUP * (j / SIDE)) + j % SIDE;
             [[unroll]] for (uint q = 0; q < TM; q++) {
-                const float next = B_VEC == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (B_VEC == 1 ? 0 : 1)];
+                const float next = SIDE == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (SIDE == 1 ? 0 : 1)];
                 if (m0 + q < m && column < n && (column & 1u) == 0) {
                     const uint i = ((m0 + q) * c_stride + column) >> 1;
                     const uint word = pack_halves(acc[q][j], next, C_TYPE);
@@ -251,7 +256,8 @@ void main()
         a_at[i] = p.a_first + (KIND == TN ? row : row * p.a_stride);
     }
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-        const uint column = min(n0 + SIDE * (lane + SUBGROUP * (j / SIDE)), p.n - SIDE) + j % SIDE;
+        const uint first = n0 + SIDE * (lane + SUBGROUP * (j / SIDE));
+        const uint column = KIND == NT ? min(first + j % SIDE, p.n - 1) : min(first, p.n - B_VEC) + j % B_VEC;
         const uint row = SWIGLU ? swiglu_row(column, p.n / 2) : column;
         b_at[j] = p.b_first + (KIND == NT ? row * p.b_stride : column);
     }
