@@ -109,15 +109,22 @@ static void same_bits_in_every_tile(void **state)
     (void)state;
     static const char *const simd[] = {"simd-0", "simd-1", "simd-2", "simd-3", "simd-4", "simd-5"};
     static const char *const tile[] = {"tile-0", "tile-1", "tile-2"};
-    static const uint32_t rows[] = {1, 7, 67, 131};
+    static const char *const coopmat[] = {"coopmat-0", "coopmat-1", "coopmat-2"};
+    static const uint32_t rows[] = {7, 121, 67, 1};
     for (size_t i = 0; i < VIREO_COUNT(forms); i++) {
+        // A tile compiles for seconds: of fp16, a constant of bf16's kernels, and of mixed types not every one is tested.
+        const size_t count = i < 2 ? VIREO_COUNT(rows) : i == 2 ? 2 : 1;
+        if (i > 0 && i < 3 && gpu_kernel_runs(test_device, i == 1 ? KERNEL_GEMM_COOPMAT_NT_BF16 : KERNEL_GEMM_COOPMAT_NT_F16))
+            for (size_t k = 0; k < VIREO_COUNT(coopmat); k++)
+                by_shape(coopmat[k], forms[i], rows, count, true);
         if (runs_tiles()) {
-            by_shape("tile-gemv", forms[i], rows, VIREO_COUNT(rows), true);
-            for (size_t k = 0; k < VIREO_COUNT(tile); k++)
-                by_shape(tile[k], forms[i], rows + 1, VIREO_COUNT(rows) - 1, true);
-        } else {
-            for (size_t k = 0; k < VIREO_COUNT(simd); k++)
-                by_shape(simd[k], forms[i], rows, VIREO_COUNT(rows), true);
+            by_shape("tile-gemv", forms[i], rows, count, true);
+            for (size_t k = 0; k < (i < 2 ? VIREO_COUNT(tile) : 1); k++)
+                by_shape(tile[k], forms[i], rows, count, true);
+        } else if (gpu_kernel_runs(test_device, KERNEL_GEMM_NT_F32_F32_TALL)) {
+            for (size_t k = 0; i == 0 && k < VIREO_COUNT(simd); k++)
+                by_shape(simd[k], forms[i], rows, count, true);
+            by_shape("simd", forms[i], rows, count, true); // by the number of rows, each tile at least once
             by_shape("any", forms[i], rows, 1, false);
         }
     }
