@@ -1,7 +1,7 @@
 // SwiGLU, the same bits in every kernel that computes it: silu(a) b with silu(a) = a / (1 + exp(-a)), in f32. `a` and `b` are
 // as their tensor's type holds them.
 //
-// A product that ends in it (GEMM_SWIGLU in args/gemm.h) has gate's rows of B and then up's, and takes them in turns of two, so
+// A product that ends in it (constant SWIGLU) has gate's rows of B and then up's, and takes them in turns of two, so
 // that who holds four neighbouring sums holds two gates and the two ups that belong to them.
 #ifndef SWIGLU_GLSL
 #define SWIGLU_GLSL

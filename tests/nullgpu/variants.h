@@ -135,7 +135,7 @@ static inline bool variant_of_kernel(struct variant *v, enum gpu_kernel kernel, 
 static inline const char *variant_sets(const struct variant *v)
 {
     return variant_has_name(v, "gemm_tile")        ? "abbbbbcde"      // C; tile; alignment; types; SwiGLU
-           : variant_has_name(v, "gemm_coopmat")   ? "abbbbbcdddef"   // C; tile; width of loads; the device's matrices; types; SwiGLU
+           : variant_has_name(v, "gemm_coopmat")   ? "abbbbbcdddef"   // C; tile; width of loads; the matrices; types; SwiGLU
            : variant_has_name(v, "gemv")           ? "abcd"           // C; alignment; type of 16 bits; SwiGLU
            : variant_has_name(v, "attention_tile") ? "aabccccc"       // head and alignment; pages; types
                                                    : NULL;
