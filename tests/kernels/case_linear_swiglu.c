@@ -119,7 +119,7 @@ static void same_bits_in_every_tile(void **state)
                 by_shape(coopmat[k], forms[i], rows, count, true);
         if (runs_tiles()) {
             by_shape("tile-gemv", forms[i], rows, count, true);
-            for (size_t k = 0; k < (i < 2 ? VIREO_COUNT(tile) : 1); k++)
+            for (size_t k = 0; k < (i == 0 ? VIREO_COUNT(tile) : 1); k++)
                 by_shape(tile[k], forms[i], rows, count, true);
         } else if (gpu_kernel_runs(test_device, KERNEL_GEMM_NT_F32_F32_TALL)) {
             for (size_t k = 0; i == 0 && k < VIREO_COUNT(simd); k++)
