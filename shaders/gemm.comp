@@ -4,6 +4,7 @@
 //
 // Sum: one f32 accumulator an element, k strictly ascending from 0, fma; then + bias, + residual, + old C, in this
 // order. Neither M, N, the tile nor the variant below enters, so every variant of a product gives the same bits.
+// With SWIGLU (NT, WIDE) the product ends in h = silu(gate) up, see lib/gemm_swiglu.glsl.
 //
 // One subgroup computes TM rows x COLUMNS*SUBGROUP columns without shared memory: lanes hold columns; the lanes load
 // the rows' values and each is broadcast from its lane (a broadcast from a constant lane costs less than a load; on CPU
@@ -16,17 +17,25 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
+#include "shaders/lib/swiglu.glsl"
 #include "shaders/args/gemm.h"
+#if WIDE
+#extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
+#endif
 #if WIDE == 2
 #include "shaders/lib/texels.glsl"
 #elif WIDE
-#extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer U64 { uint64_t v[]; };
 #endif
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint C_TYPE = 0; // 0 f32; 1 bf16, 2 fp16: even stride, rows at whole words
 layout(constant_id = 2) const uint HALVES = 1; // A, B, bias, residual where they have 16 bits: 1 bf16, 2 fp16
+#if KIND == 0 && WIDE
+layout(constant_id = 3) const bool SWIGLU = false; // B is [gate, up], M x N/2 values h are stored, C where it has an address
+#else
+const bool SWIGLU = false;
+#endif
 layout(push_constant, scalar) uniform Args { gemm_args p; };
 
 #define NT 0
@@ -45,6 +54,14 @@ const uint A_VEC = 1;
 const uint B_VEC = (B_HALF == 1 ? 4 : 2) * WIDE;
 #else
 const uint B_VEC = 1;
+#endif
+
+// Neighbouring columns of a lane: what a wide load of B brings; of NT, whose rows of B are free to choose, those that share a
+// word of C (a shuffle costs a loop over the lanes), or two gates and their ups (lib/swiglu.glsl).
+#if KIND == NT
+const uint SIDE = SWIGLU ? 4 : C_TYPE != 0 ? 2 : 1;
+#else
+const uint SIDE = B_VEC;
 #endif
 
 float acc[TM][COLUMNS];
@@ -222,7 +239,7 @@ void finish(uint m0, uint n0)
     F32 c = F32(p.c);
     const uint c_stride = p.c_stride, m = p.m, n = p.n;
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-        const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+        const uint column = n0 + SIDE * (gl_SubgroupInvocationID + SUBGROUP * (j / SIDE)) + j % SIDE;
         const uint inside = min(column, n - 1);
         if (has_address(p.bias)) {
             const float bias = (p.flags & GEMM_BIAS_HALF) == 0 ? F32(p.bias).v[inside]
@@ -249,12 +266,12 @@ void finish(uint m0, uint n0)
         }
     }
     if (C_TYPE != 0) {
-        // Two neighbours of a row make a word; they sit in one lane or in two neighbouring ones. A last odd column
-        // keeps what lies behind it.
-        [[unroll]] for (uint j = 0; j < COLUMNS; j += B_VEC == 1 ? 1 : 2) {
-            const uint column = n0 + B_VEC * (gl_SubgroupInvocationID + SUBGROUP * (j / B_VEC)) + j % B_VEC;
+        // Two neighbours of a row make a word; they sit in one lane or, of a B in loads of one, in two neighbouring ones. A
+        // last odd column keeps what lies behind it.
+        [[unroll]] for (uint j = 0; j < COLUMNS; j += SIDE == 1 ? 1 : 2) {
+            const uint column = n0 + SIDE * (gl_SubgroupInvocationID + SUBGROUP * (j / SIDE)) + j % SIDE;
             [[unroll]] for (uint q = 0; q < TM; q++) {
-                const float next = B_VEC == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (B_VEC == 1 ? 0 : 1)];
+                const float next = SIDE == 1 ? subgroupShuffleXor(acc[q][j], 1) : acc[q][j + (SIDE == 1 ? 0 : 1)];
                 if (m0 + q < m && column < n && (column & 1u) == 0) {
                     const uint i = ((m0 + q) * c_stride + column) >> 1;
                     const uint word = pack_halves(acc[q][j], next, C_TYPE);
@@ -264,6 +281,10 @@ void finish(uint m0, uint n0)
         }
     }
 }
+
+#if KIND == NT && WIDE
+#include "shaders/lib/gemm_swiglu.glsl"
+#endif
 
 void main()
 {
@@ -283,8 +304,10 @@ void main()
         a_at[i] = p.a_first + (KIND == TN ? row : row * p.a_stride);
     }
     [[unroll]] for (uint j = 0; j < COLUMNS; j++) {
-        const uint column = min(n0 + B_VEC * (lane + SUBGROUP * (j / B_VEC)), p.n - B_VEC) + j % B_VEC;
-        b_at[j] = p.b_first + (KIND == NT ? column * p.b_stride : column);
+        const uint first = n0 + SIDE * (lane + SUBGROUP * (j / SIDE));
+        const uint column = KIND == NT ? min(first + j % SIDE, p.n - 1) : min(first, p.n - B_VEC) + j % B_VEC;
+        const uint row = SWIGLU ? swiglu_row(column, p.n / 2) : column;
+        b_at[j] = p.b_first + (KIND == NT ? row * p.b_stride : column);
     }
     [[unroll]] for (uint q = 0; q < TM; q++)
         [[unroll]] for (uint j = 0; j < COLUMNS; j++)
@@ -323,5 +346,11 @@ void main()
         multiply(1);
     }
 
+#if KIND == NT && WIDE
+    if (SWIGLU) {
+        finish_swiglu(m0, n0);
+        return;
+    }
+#endif
     finish(m0, n0);
 }

@@ -36,6 +36,11 @@ layout(constant_id = 8) const uint MATRIX_M = 16;
 layout(constant_id = 9) const uint MATRIX_N = 16;
 layout(constant_id = 10) const uint MATRIX_K = 16;
 layout(constant_id = 11) const uint HALVES = 2; // bias, residual where they have 16 bits: 1 bf16, 2 fp16
+#if KIND == 0
+layout(constant_id = 12) const bool SWIGLU = false; // B is [gate, up], see lib/gemm_finish.glsl
+#else
+const bool SWIGLU = false;
+#endif
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Quad { uvec4 v; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) readonly buffer Pair { uvec2 v; };
 layout(push_constant, scalar) uniform Args { gemm_args p; };
@@ -81,11 +86,14 @@ uint64_t origin(uvec2 base, uint element, uint stride, uint line)
     return packUint2x32(base) + 2 * (uint64_t(element) + uint64_t(line) * stride);
 }
 
-// Of an operand with k inside: quad i; rows beyond the edge are the last one again.
-uint inside_at(uint i, uint extent, uint rows_left, uint stride)
+// Of an operand with k inside: quad i, and the row it belongs to; rows beyond the edge are the last one again.
+uint inside_row(uint i, uint extent, uint rows_left)
 {
-    const uint e = gl_LocalInvocationIndex + i * INVOCATIONS;
-    return min(min(e / 4, extent - 1), rows_left - 1) * (2 * stride) + e % 4 * 16;
+    return min(min((gl_LocalInvocationIndex + i * INVOCATIONS) / 4, extent - 1), rows_left - 1);
+}
+uint inside_at(uint i, uint row, uint stride)
+{
+    return row * (2 * stride) + (gl_LocalInvocationIndex + i * INVOCATIONS) % 4 * 16;
 }
 // With k outside: block i, rows in loads of LOAD.
 uint outside_row(uint i, uint extent)
@@ -110,10 +118,9 @@ uint half_word(uvec2 base, uint i)
     return (U32(base).v[i >> 1] >> (16u * (i & 1u))) & 0xffffu;
 }
 // Quads value by value: any layout, and the rest of a sum, which is filled up with zeros.
-uvec4 gather_inside(uvec2 base, uint base_first, uint stride, uint i, uint extent, uint first, uint rows, uint k)
+uvec4 gather_inside(uvec2 base, uint base_first, uint stride, uint i, uint row, uint k)
 {
-    const uint e = gl_LocalInvocationIndex + i * INVOCATIONS, inner = k + e % 4 * 8;
-    const uint line = base_first + min(first + min(e / 4, extent - 1), rows - 1) * stride;
+    const uint inner = k + (gl_LocalInvocationIndex + i * INVOCATIONS) % 4 * 8, line = base_first + row * stride;
     uvec4 x = uvec4(0);
     [[unroll]] for (uint j = 0; j < 8; j++)
         x[j / 2] |= (inner + j < p.k ? half_word(base, line + min(inner + j, p.k - 1)) : 0) << (16 * (j % 2));
@@ -135,11 +142,11 @@ void gather_tiles(uint k)
 #if KIND == PRODUCT_TN
         a_next[i] = gather_outside(p.a, p.a_first, p.a_stride, i, ROWS, m0, p.m, k);
 #else
-        a_next[i] = gather_inside(p.a, p.a_first, p.a_stride, i, ROWS, m0, p.m, k);
+        a_next[i] = gather_inside(p.a, p.a_first, p.a_stride, i, m0 + inside_row(i, ROWS, p.m - m0), k);
 #endif
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)
 #if KIND == PRODUCT_NT
-        b_next[i] = gather_inside(p.b, p.b_first, p.b_stride, i, COLUMNS, n0, p.n, k);
+        b_next[i] = gather_inside(p.b, p.b_first, p.b_stride, i, line_of(n0 + inside_row(i, COLUMNS, p.n - n0)), k);
 #else
         b_next[i] = gather_outside(p.b, p.b_first, p.b_stride, i, COLUMNS, n0, p.n, k);
 #endif
@@ -156,13 +163,13 @@ void point_to_tiles()
     a_origin = origin(p.a, p.a_first, p.a_stride, m0);
     a_step = 2 * STEP;
     [[unroll]] for (uint i = 0; i < A_QUADS; i++)
-        a_at[i] = inside_at(i, ROWS, p.m - m0, p.a_stride);
+        a_at[i] = inside_at(i, inside_row(i, ROWS, p.m - m0), p.a_stride);
 #endif
 #if KIND == PRODUCT_NT
-    b_origin = origin(p.b, p.b_first, p.b_stride, n0);
+    b_origin = origin(p.b, p.b_first, p.b_stride, line_of(n0));
     b_step = 2 * STEP;
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)
-        b_at[i] = inside_at(i, COLUMNS, p.n - n0, p.b_stride);
+        b_at[i] = inside_at(i, line_of(inside_row(i, COLUMNS, p.n - n0)), p.b_stride);
 #else
     b_origin = origin(p.b, p.b_first + n0, 0, 0);
     b_step = 2 * STEP * uint64_t(p.b_stride);

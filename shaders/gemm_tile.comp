@@ -27,6 +27,11 @@ layout(constant_id = 5) const uint TM = 8;
 layout(constant_id = 6) const uint TN = 4;
 layout(constant_id = 7) const bool ALIGNED = false;
 layout(constant_id = 8) const uint HALVES = 1; // A, B, bias, residual where they have 16 bits: 1 bf16, 2 fp16
+#if KIND == 0
+layout(constant_id = 9) const bool SWIGLU = false; // B is [gate, up], see lib/gemm_finish.glsl
+#else
+const bool SWIGLU = false;
+#endif
 layout(push_constant, scalar) uniform Args { gemm_args p; };
 #include "shaders/lib/gemm_finish.glsl"
 
@@ -101,7 +106,7 @@ vec4 values(uvec2 raw)
 #define A_END p.k
 #endif
 #if KIND == PRODUCT_NT
-#define B_AT(i, k0) (p.b_first + min(n0 + INSIDE_ROW(i), p.n - 1) * p.b_stride)
+#define B_AT(i, k0) (p.b_first + line_of(min(n0 + INSIDE_ROW(i), p.n - 1)) * p.b_stride)
 #define B_INNER(k0) (k0 + INSIDE_K)
 #define B_END p.k
 #else
@@ -158,9 +163,9 @@ void point_to_tiles()
         a_at[i] = (min(INSIDE_ROW(i), p.m - m0 - 1) * p.a_stride + INSIDE_K) / 4;
 #endif
 #if KIND == PRODUCT_NT
-    b_origin = address(p.b, p.b_first + n0 * p.b_stride, B_SHIFT);
+    b_origin = address(p.b, p.b_first + line_of(n0) * p.b_stride, B_SHIFT);
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)
-        b_at[i] = (min(INSIDE_ROW(i), p.n - n0 - 1) * p.b_stride + INSIDE_K) / 4;
+        b_at[i] = (line_of(min(INSIDE_ROW(i), p.n - n0 - 1)) * p.b_stride + INSIDE_K) / 4;
 #else
     b_origin = address(p.b, p.b_first + n0, B_SHIFT);
     [[unroll]] for (uint i = 0; i < B_QUADS; i++)

@@ -20,6 +20,7 @@ layout(local_size_x = 128) in;
 layout(constant_id = 1) const uint C_TYPE = 0; // 0 f32; 1 bf16, 2 fp16: even stride, rows at whole words
 layout(constant_id = 2) const bool ALIGNED = false;
 layout(constant_id = 3) const uint HALVES = 1; // A, B, bias, residual where they have 16 bits: 1 bf16, 2 fp16
+layout(constant_id = 4) const bool SWIGLU = false; // B is [gate, up], see lib/gemm_finish.glsl
 layout(push_constant, scalar) uniform Args { gemm_args p; };
 #include "shaders/lib/gemm_finish.glsl"
 
@@ -69,7 +70,7 @@ void load_tiles(uint k)
         a_next = A_QUAD(p.a, p.a_first + row * p.a_stride, min(inside, (p.k - 1) & ~3u));
     [[unroll]] for (uint i = 0; i < B_QUADS; i++) {
         const uint column = min(n0 + lane / QUADS + i * (LANES / QUADS), p.n - 1);
-        b_next[i] = B_QUAD(p.b, p.b_first + column * p.b_stride, min(inside, (p.k - 1) & ~3u));
+        b_next[i] = B_QUAD(p.b, p.b_first + line_of(column) * p.b_stride, min(inside, (p.k - 1) & ~3u));
     }
 }
 

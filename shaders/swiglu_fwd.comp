@@ -12,6 +12,7 @@
 #include "shaders/lib/pairs.glsl"
 #endif
 #include "shaders/args/elementwise.h"
+#include "shaders/lib/swiglu.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint TYPE = 0;
@@ -28,7 +29,7 @@ void main()
         const uint64_t z_at = row_quads(z, row * COLUMNS + c, TYPE);
         FOR_ROW_QUADS(n, c) {
             const vec4 a = load_quad(a_at, n, TYPE), b = load_quad(b_at, n, TYPE);
-            store_quad(z_at, n, TYPE, a / (1.0 + exp(-a)) * b);
+            store_quad(z_at, n, TYPE, swiglu(a, b));
         }
     }
 }
@@ -47,7 +48,7 @@ void main()
     for (uint n = 0; n < TURNS && c < p.columns; n++, c += 2 * SUBGROUP) {
         bool pair = c + 1 < p.columns;
         vec2 a = load_two(p.x, from + c, pair, TYPE), b = load_two(p.x, from + p.columns + c, pair, TYPE);
-        store_two(p.z, to + c, pair, TYPE, a / (1.0 + exp(-a)) * b);
+        store_two(p.z, to + c, pair, TYPE, swiglu(a, b));
     }
 }
 #endif

@@ -83,7 +83,7 @@ static struct tensor layer_forward(struct tape *t, const void *data, struct tens
     qkv = nn_rope_store(t, qkv, &heads, &s->b->rope, kv);
     h = nn_linear_add(t, nn_attention(t, qkv, &heads, &s->b->spans, kv), w->o, h);
     x = nn_rms_norm(t, h, w->post_norm, c->rms_norm_eps);
-    return nn_linear_add(t, nn_swiglu(t, nn_linear(t, x, w->gate_up)), w->down, h);
+    return nn_linear_add(t, nn_linear_swiglu(t, x, w->gate_up), w->down, h);
 }
 
 struct tensor decoder_forward(struct tape *t, const struct model *m, const struct text_batch *b, struct tensor images)

@@ -102,8 +102,8 @@ static struct tensor block_forward(struct tape *t, const void *data, struct tens
     qkv = nn_rope_store(t, qkv, &heads, &s->b->rope, NULL);
     const struct nn_spans *spans = c->full_attention[s->j] ? &s->b->full : &s->b->window;
     x = nn_linear_add(t, nn_attention(t, qkv, &heads, spans, NULL), w->proj, x);
-    struct tensor y = nn_linear(t, nn_rms_norm(t, x, w->norm2, vision_eps), w->gate_up);
-    return nn_linear_add(t, nn_swiglu(t, y), w->down, x);
+    struct tensor y = nn_linear_swiglu(t, nn_rms_norm(t, x, w->norm2, vision_eps), w->gate_up);
+    return nn_linear_add(t, y, w->down, x);
 }
 
 struct tensor qwen_vision_forward(struct tape *t, const struct model *m, const struct vision_batch *b)

@@ -34,6 +34,9 @@ static inline void nn_dispatch(struct tape *t, const struct nn_step *s, const st
                  });
 }
 
+// Records the backward half of z = nn_swiglu(x), for an op that computes z itself.
+void nn_swiglu_push(struct tape *t, struct tensor x, struct tensor z);
+
 static inline uint64_t nn_ceil(uint64_t value, uint64_t unit)
 {
     return (value + unit - 1) / unit;

@@ -193,6 +193,11 @@ static void swiglu_backward(struct tape *t, const void *data)
     swiglu(t, wide ? KERNEL_SWIGLU_BWD_WIDE : KERNEL_SWIGLU_BWD, &args, g.dtype, 20, uses, VIREO_COUNT(uses));
 }
 
+void nn_swiglu_push(struct tape *t, struct tensor x, struct tensor z)
+{
+    tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
+}
+
 struct tensor nn_swiglu(struct tape *t, struct tensor x)
 {
     const uint32_t rows = tensor_rows(x), columns = tensor_columns(x) / 2;
@@ -218,7 +223,7 @@ struct tensor nn_swiglu(struct tape *t, struct tensor x)
     swiglu(t, wide ? KERNEL_SWIGLU_FWD_WIDE : KERNEL_SWIGLU_FWD, &args, x.dtype, 12, uses, VIREO_COUNT(uses));
     tape_again_end(t);
     if (grad)
-        tape_push(t, "swiglu", swiglu_backward, &(struct unary){x, z}, sizeof(struct unary));
+        nn_swiglu_push(t, x, z);
     return z;
 }
 

@@ -45,6 +45,8 @@ static const enum gpu_kernel simd_kernels[3][2][2][TILES] = {
 #undef EACH
 #undef K
 
+static const struct tensor none;
+
 static bool is_float(struct tensor x)
 {
     return x.dtype == DTYPE_F32 || x.dtype == DTYPE_BF16 || x.dtype == DTYPE_F16;
@@ -145,7 +147,7 @@ static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, s
         return out;
     const uint32_t m = tensor_rows(c), n = tensor_columns(c), lanes = gpu_device_caps(dev)->subgroup_size;
     const char *forced = getenv("VIREO_GEMM"); // for tests: "any", the general kernels only; "simd-..." above
-    out = (struct gemm_choice){.constants = {types.c, types.halves}, .constant_count = 2};
+    out = (struct gemm_choice){.constants = {types.c, types.halves, types.swiglu}, .constant_count = 3};
     struct layout l = {.kernels = simd_kernels[kind][a.dtype != DTYPE_F32][b.dtype != DTYPE_F32]};
     l.wide = is_wide(a, kind != NN_TN) && is_wide(b, kind == NN_NT) && gpu_kernel_runs(dev, l.kernels[TALL]);
     l.texels = !(forced && strcmp(forced, "simd-64bit") == 0) && has_texels(dev, a, kind != NN_TN, &out.a_view, &out.a_texel) &&
@@ -156,11 +158,13 @@ static struct gemm_choice choose(struct gpu_device *dev, enum nn_product kind, s
     out.kernel = l.kernels[tile];
     out.rows = tiles[tile].rows;
     out.columns = tiles[tile].columns * lanes;
+    out.ends_in_swiglu = tile != ANY;
     return out;
 }
 
+// `h`: what the product ends in (nn_gemm_swiglu), or address 0.
 static void multiply(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
-                     struct tensor bias, struct tensor residual)
+                     struct tensor bias, struct tensor residual, struct tensor h)
 {
     const uint32_t m = tensor_rows(c), n = tensor_columns(c);
     const uint32_t k = kind == NN_TN ? tensor_rows(a) : tensor_columns(a);
@@ -180,7 +184,7 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
         return;
 
     struct gpu_device *dev = tape_device(t);
-    struct gemm_args args = {.c = c.span.address, .m = m, .n = n, .k = k};
+    struct gemm_args args = {.c = c.span.address, .h = h.span.address, .m = m, .n = n, .k = k};
     args.a = word_address(a, &args.a_first);
     args.b = word_address(b, &args.b_first);
     args.bias = word_address(bias, &args.bias_first);
@@ -192,7 +196,10 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
     args.flags = (beta ? GEMM_BETA : 0) | (bias.dtype != DTYPE_F32 ? GEMM_BIAS_HALF : 0) |
                  (residual.dtype != DTYPE_F32 ? GEMM_RESIDUAL_HALF : 0);
 
-    const struct gemm_choice v = choose(dev, kind, a, b, c, gemm_types_of(a, b, c, bias, residual));
+    struct gemm_types types = gemm_types_of(a, b, c, bias, residual);
+    types.swiglu = h.span.address != 0;
+    const struct gemm_choice v = choose(dev, kind, a, b, c, types);
+    vireo_assert(!types.swiglu || v.ends_in_swiglu);
     const uint64_t down = ((uint64_t)m + v.rows - 1) / v.rows, across = ((uint64_t)n + v.columns - 1) / v.columns;
     args.flags |= v.flags;
     args.a_view = v.a_view;
@@ -205,7 +212,9 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
         tensor_use(c, beta ? GPU_READ_WRITE : GPU_WRITE),
         tensor_use(bias, GPU_READ),
         tensor_use(residual, GPU_READ),
+        tensor_use(h, GPU_WRITE),
     };
+    const double stored = (c.span.address ? (double)tensor_bytes(c) : 0) + (h.span.address ? (double)tensor_bytes(h) : 0);
     gpu_dispatch(dev, v.kernel,
                  &(struct gpu_dispatch){
                      .args = &args,
@@ -216,7 +225,7 @@ static void multiply(struct tape *t, enum nn_product kind, struct tensor a, stru
                      .use_count = VIREO_COUNT(uses),
                      .groups = down * across,
                      .flops = 2.0 * m * n * k,
-                     .bytes = (double)tensor_bytes(a) + (double)tensor_bytes(b) + (double)tensor_bytes(c),
+                     .bytes = (double)tensor_bytes(a) + (double)tensor_bytes(b) + stored,
                  });
 }
 
@@ -230,17 +239,34 @@ void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tenso
     if (tape_failed(t) || tape_adopts(t))
         return;
     if (kind != NN_TN || k <= ROWS + ROWS / 2 || c.dtype != DTYPE_F32 || tensor_rows(b) != k) {
-        multiply(t, kind, a, b, c, beta, bias, residual);
+        multiply(t, kind, a, b, c, beta, bias, residual, none);
         return;
     }
-    const struct tensor none = {0};
     for (uint32_t first = 0; first < k;) {
         // The last block takes a short rest with it.
         uint32_t rows = k - first <= ROWS + ROWS / 2 ? k - first : ROWS;
         multiply(t, kind, tensor_row_part(a, first, rows), tensor_row_part(b, first, rows), c, first ? 1 : beta,
-                 first ? none : bias, first ? none : residual);
+                 first ? none : bias, first ? none : residual, none);
         first += rows;
     }
+}
+
+bool nn_gemm_takes_swiglu(struct tape *t, struct tensor a, struct tensor b, enum dtype type)
+{
+    const uint32_t n = tensor_rows(b);
+    const struct tensor c = {.dtype = type, .rank = 2, .shape = {tensor_rows(a), n}, .stride = n};
+    if (tape_failed(t) || n % 4 != 0)
+        return false;
+    return choose(tape_device(t), NN_NT, a, b, c, gemm_types_of(a, b, c, none, none)).ends_in_swiglu;
+}
+
+void nn_gemm_swiglu(struct tape *t, struct tensor a, struct tensor b, struct tensor bias, struct tensor c, struct tensor h)
+{
+    if (tape_failed(t) || tape_adopts(t))
+        return;
+    vireo_assert(c.dtype == h.dtype && tensor_rows(h) == tensor_rows(c) && 2 * tensor_columns(h) == tensor_columns(c));
+    vireo_assert(tensor_is_contiguous(h) && h.span.address % 8 == 0 && c.span.address % 8 == 0 && c.stride % 2 == 0);
+    multiply(t, NN_NT, a, b, c, 0, bias, none, h);
 }
 
 // Rows summed by one lane. One stage is enough for most batches: a second dispatch costs more than it gains.

@@ -132,7 +132,11 @@ bool gemm_choose_gpu(struct gpu_device *dev, enum nn_product kind, struct tensor
                          gpu_kernel_runs(dev, coopmat_kernels[kind][a.dtype == DTYPE_BF16]);
     if (!coopmat && !(free_choice ? gpu : strncmp(forced, "tile", 4) == 0 || (gpu && forced[0] == 'c')))
         return false;
-    *out = (struct gemm_choice){.flags = c.dtype == DTYPE_F32 && gemm_load_fits(c, 4, false) ? GEMM_C_QUADS : 0};
+    // With SwiGLU the rows of a tile of B lie in two places, which a lane's 32-bit offsets must reach.
+    *out = (struct gemm_choice){
+        .flags = c.dtype == DTYPE_F32 && gemm_load_fits(c, 4, false) ? GEMM_C_QUADS : 0,
+        .ends_in_swiglu = (uint64_t)tensor_rows(b) * b.stride * dtype_bytes(b.dtype) <= UINT32_MAX,
+    };
     if (coopmat)
         take_coopmat(dev, kind, a, b, c, types, forced, out);
     else if (!take_gemv(kind, a, b, c, types, forced, out))

@@ -19,6 +19,7 @@ struct gemm_choice {
     uint32_t constants[GEMM_COOPMAT_CONSTANTS], constant_count, rows, columns;
     uint32_t flags;
     uint32_t a_view, a_texel, b_view, b_texel; // kernels that load texels
+    bool ends_in_swiglu;  // it can, if gemm_types asks for it
     uint32_t tile, tiles; // number in gemm_tiles or gemm_coopmats, and how many there are
 };
 

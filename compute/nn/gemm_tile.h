@@ -23,13 +23,13 @@ static const struct gemm_tile gemm_tiles[] = {
 enum { GEMM_TILES = sizeof gemm_tiles / sizeof gemm_tiles[0] };
 
 // Of a product, as kernels number storage types (lib/types.glsl): `c` 0 f32, 1 bf16, 2 fp16; `halves` 1 or 2, of those of A, B,
-// bias and residual that have 16 bits.
+// bias and residual that have 16 bits; `swiglu` 1: NT that ends in SwiGLU (nn_gemm_swiglu).
 struct gemm_types {
-    uint32_t c, halves;
+    uint32_t c, halves, swiglu;
 };
 
-// Specialisation constants 1 to 8 of the kernel.
-enum { GEMM_TILE_CONSTANTS = 8 };
+// Specialisation constants 1 to 9 of the kernel.
+enum { GEMM_TILE_CONSTANTS = 9 };
 static inline void gemm_tile_constants(const struct gemm_tile *t, struct gemm_types types, bool aligned,
                                        uint32_t out[GEMM_TILE_CONSTANTS])
 {
@@ -41,15 +41,17 @@ static inline void gemm_tile_constants(const struct gemm_tile *t, struct gemm_ty
     out[5] = t->lane_columns;
     out[6] = aligned;
     out[7] = types.halves;
+    out[8] = types.swiglu;
 }
 
-// "gemv": NT of at most so many rows, with the bits of the tiles; columns of a workgroup. Constants 1 to 3 of the kernel.
-enum { GEMV_ROWS = 4, GEMV_COLUMNS = 32, GEMV_CONSTANTS = 3 };
+// "gemv": NT of at most so many rows, with the bits of the tiles; columns of a workgroup. Constants 1 to 4 of the kernel.
+enum { GEMV_ROWS = 4, GEMV_COLUMNS = 32, GEMV_CONSTANTS = 4 };
 static inline void gemv_constants(struct gemm_types types, bool aligned, uint32_t out[GEMV_CONSTANTS])
 {
     out[0] = types.c;
     out[1] = aligned;
     out[2] = types.halves;
+    out[3] = types.swiglu;
 }
 
 // "coopmat": rows and columns of a workgroup's part of C and of a subgroup's, multiples of 16; a workgroup has a subgroup
@@ -67,8 +69,8 @@ enum { GEMM_COOPMATS = sizeof gemm_coopmats / sizeof gemm_coopmats[0] };
 // k of a tile: with fewer, both operands are read value by value.
 enum { GEMM_COOPMAT_STEP = 32 };
 
-// Specialisation constants 1 to 11 of the kernel. `load`: values of a load, 8, 4 or 1; `matrix`: M, N, K of the device's.
-enum { GEMM_COOPMAT_CONSTANTS = 11 };
+// Specialisation constants 1 to 12 of the kernel. `load`: values of a load, 8, 4 or 1; `matrix`: M, N, K of the device's.
+enum { GEMM_COOPMAT_CONSTANTS = 12 };
 static inline void gemm_coopmat_constants(const struct gemm_coopmat *t, struct gemm_types types, uint32_t load,
                                           uint32_t subgroup, const uint8_t matrix[3], uint32_t out[GEMM_COOPMAT_CONSTANTS])
 {
@@ -82,6 +84,7 @@ static inline void gemm_coopmat_constants(const struct gemm_coopmat *t, struct g
     for (int i = 0; i < 3; i++)
         out[7 + i] = matrix[i];
     out[10] = types.halves;
+    out[11] = types.swiglu;
 }
 
 #endif

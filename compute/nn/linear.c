@@ -1,6 +1,7 @@
 #include "compute/nn/nn.h"
 
 #include "compute/base/check.h"
+#include "compute/nn/dispatch.h"
 
 // What the backward half needs. `w` outlives the tape.
 struct linear {
@@ -61,13 +62,18 @@ static void linear_backward(struct tape *t, const void *data)
     }
 }
 
+static bool takes_gradient(const struct tape *t, struct tensor x, struct tensor residual, const struct weight *w)
+{
+    return tape_wants_grad(t, x) || tape_wants_grad(t, residual) || w->grad.span.address ||
+           (w->bias && w->bias->grad.span.address);
+}
+
 static struct tensor linear(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual, bool f32)
 {
     const uint32_t rows = tensor_rows(x), outputs = tensor_rows(w->value);
     vireo_assert(!w->lora && "LoRA pairs are not built yet");
     vireo_assert(tensor_columns(x) == tensor_columns(w->value));
-    const bool grad = tape_wants_grad(t, x) || tape_wants_grad(t, residual) || w->grad.span.address ||
-                      (w->bias && w->bias->grad.span.address);
+    const bool grad = takes_gradient(t, x, residual, w);
     struct tensor y =
         f32 ? tape_new(t, DTYPE_F32, rows, outputs, grad) : tape_activation(t, rows, outputs, grad);
     const uint32_t half = tensor_columns(x) / 2, rest = tensor_columns(x) - half;
@@ -100,4 +106,29 @@ struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight
 {
     vireo_assert(tape_failed(t) || residual.span.address);
     return linear(t, x, w, residual, true);
+}
+
+struct tensor nn_linear_swiglu(struct tape *t, struct tensor x, const struct weight *w)
+{
+    const uint32_t rows = tensor_rows(x), outputs = tensor_rows(w->value);
+    const enum dtype type = tape_activations(t);
+    // Two ops: where results are adopted, y is there and z alone is computed; an adapter adds to y before.
+    if (w->lora || nn_break_batch_invariance || tape_adopts(t) || !nn_gemm_takes_swiglu(t, x, w->value, type))
+        return nn_swiglu(t, nn_linear(t, x, w));
+    vireo_assert(tensor_columns(x) == tensor_columns(w->value));
+    const bool grad = takes_gradient(t, x, none, w);
+    struct tensor y = {.dtype = type, .rank = 2, .shape = {rows, outputs}, .stride = outputs};
+    if (tape_stores(t))
+        y = tape_new(t, type, rows, outputs, grad);
+    if (grad) {
+        const struct linear l = {.x = x, .y = y, .w = w};
+        tape_push(t, "linear", linear_backward, &l, sizeof l);
+    }
+    tape_again_begin(t); // as nn_swiglu
+    struct tensor z = tape_new(t, type, rows, outputs / 2, grad);
+    tape_again_end(t);
+    nn_gemm_swiglu(t, x, w->value, w->bias ? w->bias->value : none, y, z);
+    if (grad)
+        nn_swiglu_push(t, y, z);
+    return z;
 }

@@ -20,6 +20,9 @@ struct tensor nn_linear(struct tape *t, struct tensor x, const struct weight *w)
 struct tensor nn_linear_f32(struct tape *t, struct tensor x, const struct weight *w);
 // y = residual + x W^T + b in f32, fused in the epilogue.   residual [N, O]. Its gradient shares dy.
 struct tensor nn_linear_add(struct tape *t, struct tensor x, const struct weight *w, struct tensor residual);
+// nn_swiglu(nn_linear(x)), the same bits. One product where its kernel can end in SwiGLU; what only a backward pass would read,
+// x W^T + b, is then not stored unless there may be one.   z [N, O/2].
+struct tensor nn_linear_swiglu(struct tape *t, struct tensor x, const struct weight *w);
 
 // Test seam: small batches of nn_linear sum K in two halves, so that the bits depend on the batch. It exists to prove that the
 // comparison of rollout and training log-probs notices such a kernel. Never set outside a test program.
@@ -35,6 +38,11 @@ enum nn_product {
 // `residual` [M, N] may have address 0.
 void nn_gemm(struct tape *t, enum nn_product kind, struct tensor a, struct tensor b, struct tensor c, int beta,
              struct tensor bias, struct tensor residual);
+// h [M, N/2] = swiglu(C) with C [M, N] = A B^T + bias in one product; h has C's type. C of address 0 is a shape and a type: it is
+// not stored, else it has the bits of nn_gemm. Only where nn_gemm_takes_swiglu says so: N is a multiple of 4, and the family of
+// products of this device has it for these operands. C and h start at 8 bytes, h is contiguous.
+void nn_gemm_swiglu(struct tape *t, struct tensor a, struct tensor b, struct tensor bias, struct tensor c, struct tensor h);
+bool nn_gemm_takes_swiglu(struct tape *t, struct tensor a, struct tensor b, enum dtype type);
 // out [N] (+)= sum over rows of x [M, N], in row order of fixed blocks. x of any float type, out f32.
 void nn_column_sum(struct tape *t, struct tensor x, struct tensor out, bool accumulate);
 

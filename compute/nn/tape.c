@@ -47,6 +47,7 @@ struct tape {
     struct kept *keep;      // an open run, or NULL
     struct adoption *adopt; // where results come from, or NULL
     bool again;             // results are computed, whatever is kept or adopted
+    bool forgets;           // the part that runs is computed again in the walk
     struct adoption **adoptions; // all that were begun: parts come back to them in the walk
     uint32_t adoption_count;
 };
@@ -109,6 +110,11 @@ enum dtype tape_activations(const struct tape *t)
 bool tape_saves(const struct tape *t)
 {
     return t->grad || t->keep;
+}
+
+bool tape_stores(const struct tape *t)
+{
+    return tape_saves(t) && !t->forgets;
 }
 
 bool tape_adopts(const struct tape *t)
@@ -490,7 +496,9 @@ struct tensor tape_part(struct tape *t, tape_part_fn fn, const void *data, size_
     struct arena_mark host = arena_mark(&t->host);
     if (t->adopt)
         adoption_hold(t->adopt, &p.adopted);
+    t->forgets = forget;
     struct tensor y = fn(t, data, in);
+    t->forgets = false;
     if (t->adopt) {
         bool own;
         p.adopt = t->adopt;

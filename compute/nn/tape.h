@@ -40,6 +40,8 @@ bool tape_takes_gradients(const struct tape *t);
 enum dtype tape_activations(const struct tape *t);
 // What a backward pass will read is wanted: with gradients, or while the tape keeps (kept.h).
 bool tape_saves(const struct tape *t);
+// It will read the very tensors that are made now: not those of a part that is forgotten and computed again.
+bool tape_stores(const struct tape *t);
 // Results are adopted, not computed (kept.h): ops dispatch nothing.
 bool tape_adopts(const struct tape *t);
 // What is made between begin and end costs no more to compute than to copy: it is neither kept nor adopted, the op that

@@ -52,15 +52,17 @@ uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_b
     const uint64_t rows = VIREO_MIN(VIREO_MIN(VIREO_MAX(chunk, CHUNK_LEAST), CHUNK_MOST), b->targets);
     const uint64_t head = rows * t->vocab_size * F + b->targets * (H * T + 16 * F);
     const uint64_t text_work = b->tokens * layer, vision_work = b->patches * block;
+    // Gate and up of a layer are stored for the backward pass alone (nn_linear_swiglu).
+    const uint64_t layer_alone = layer - 2 * I * T, block_alone = block - 2 * VI * T;
     if (!b->gradients)
-        return VIREO_MAX(VIREO_MAX(b->tokens * (layer + H * F), head + b->tokens * H * (T + F)),
-                         vision_work + b->patches * C * F);
+        return VIREO_MAX(VIREO_MAX(b->tokens * (layer_alone + H * F), head + b->tokens * H * (T + F)),
+                         b->patches * (block_alone + C * F));
     if (b->checkpoint || b->adopt) {
         const uint64_t kept = b->tokens * ((t->num_hidden_layers + 1) * H * F + H * T) +
                               b->patches * ((v->depth + 1) * C * F + merger);
         const uint64_t walk = VIREO_MAX(text_work + b->tokens * layer_grad, vision_work + b->patches * block_grad);
         // A layer that was computed leaves a hole below its result, which the head does not fit in.
-        const uint64_t hole = b->adopt ? 0 : text_work;
+        const uint64_t hole = b->adopt ? 0 : b->tokens * layer_alone;
         return kept + VIREO_MAX(head + b->targets * H * T + hole, walk);
     }
     const uint64_t kept = b->tokens * (t->num_hidden_layers * layer + H * (T + F) + F) +

@@ -153,7 +153,7 @@ static struct tensor layer(struct tape *t, const void *data, struct tensor h)
 {
     const struct layer *l = *(const struct layer *const *)data;
     struct tensor x = nn_rms_norm(t, h, &l->norm, 1e-6f);
-    return nn_linear_add(t, nn_swiglu(t, nn_linear(t, x, &l->in)), &l->out, h);
+    return nn_linear_add(t, nn_linear_swiglu(t, x, &l->in), &l->out, h);
 }
 
 static struct tensor layers(struct tape *t, const struct layer *l, struct tensor h)

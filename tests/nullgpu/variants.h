@@ -33,26 +33,30 @@ static inline bool variant_constants(struct variant *v, uint32_t i)
 {
     static const uint32_t head_dims[] = {32, 64, 80, 128}; // the presets', Qwen2.5-VL's vision tower and its text model
     if (variant_has_name(v, "gemm_tile")) {
-        // Every tile; then the largest for any layout, then with a bf16 C, then in fp16 where it has 16 bits.
-        const bool f16 = i == GEMM_TILES + 2;
-        const struct gemm_types types = {i == GEMM_TILES + 1 ? 1 : f16 ? 2 : 0, f16 ? 2 : 1};
+        // Every tile; then the largest for any layout, then with a bf16 C, then in fp16 where it has 16 bits; NT in every tile
+        // with SwiGLU.
+        enum { SWIGLU = GEMM_TILES + 3 };
+        const bool f16 = i == GEMM_TILES + 2, swiglu = i >= SWIGLU;
+        const struct gemm_types types = {i == GEMM_TILES + 1 ? 1 : f16 ? 2 : 0, f16 ? 2 : 1, swiglu};
         v->count = GEMM_TILE_CONSTANTS;
-        if (i > GEMM_TILES + 2)
+        if (i >= (variant_has_name(v, "gemm_tile_nt") ? SWIGLU + GEMM_TILES : SWIGLU))
             return false;
-        gemm_tile_constants(&gemm_tiles[i < GEMM_TILES ? i : 0], types, i != GEMM_TILES, v->constants);
+        gemm_tile_constants(&gemm_tiles[swiglu ? i - SWIGLU : i < GEMM_TILES ? i : 0], types, i != GEMM_TILES, v->constants);
     } else if (variant_has_name(v, "gemm_coopmat")) {
-        // Every tile, then the largest with narrow loads, then with a bf16 C. compile() sets the real subgroup size.
+        // Every tile, then the largest with narrow loads, then with a bf16 C, then NT in every tile with SwiGLU. compile() sets
+        // the real subgroup size.
+        enum { SWIGLU = GEMM_COOPMATS + 3 };
         static const uint8_t matrix[3] = {16, 16, 16};
-        const bool narrow = i >= GEMM_COOPMATS;
-        const struct gemm_types types = {i == GEMM_COOPMATS + 2, 2};
+        const bool swiglu = i >= SWIGLU;
+        const struct gemm_types types = {i == GEMM_COOPMATS + 2, 2, swiglu};
         v->count = GEMM_COOPMAT_CONSTANTS;
-        if (i > GEMM_COOPMATS + 2)
+        if (i >= (variant_has_name(v, "gemm_coopmat_nt") ? SWIGLU + GEMM_COOPMATS : SWIGLU))
             return false;
-        gemm_coopmat_constants(&gemm_coopmats[narrow ? 0 : i], types,
+        gemm_coopmat_constants(&gemm_coopmats[swiglu ? i - SWIGLU : i < GEMM_COOPMATS ? i : 0], types,
                                i == GEMM_COOPMATS ? 4 : i == GEMM_COOPMATS + 1 ? 1 : 8, 1, matrix, v->constants);
     } else if (variant_has_name(v, "gemv")) {
-        // C, aligned, the type of 16 bits.
-        static const uint32_t all[][GEMV_CONSTANTS] = {{0, 1, 1}, {0, 0, 1}, {1, 1, 1}, {2, 1, 2}};
+        // C, aligned, the type of 16 bits, SwiGLU.
+        static const uint32_t all[][GEMV_CONSTANTS] = {{0, 1, 1, 0}, {0, 0, 1, 0}, {1, 1, 1, 0}, {2, 1, 2, 0}, {0, 1, 1, 1}};
         v->count = GEMV_CONSTANTS;
         if (i >= sizeof all / sizeof all[0])
             return false;
@@ -130,9 +134,9 @@ static inline bool variant_of_kernel(struct variant *v, enum gpu_kernel kernel, 
 // A letter a constant: those of one set belong together. NULL: the list is complete.
 static inline const char *variant_sets(const struct variant *v)
 {
-    return variant_has_name(v, "gemm_tile")        ? "abbbbbcd"       // C; tile; alignment; types
-           : variant_has_name(v, "gemm_coopmat")   ? "abbbbbcddde"    // C; tile; width of loads; the device's matrices; types
-           : variant_has_name(v, "gemv")           ? "abc"            // C; alignment; type of 16 bits
+    return variant_has_name(v, "gemm_tile")        ? "abbbbbcde"      // C; tile; alignment; types; SwiGLU
+           : variant_has_name(v, "gemm_coopmat")   ? "abbbbbcdddef"   // C; tile; width of loads; the matrices; types; SwiGLU
+           : variant_has_name(v, "gemv")           ? "abcd"           // C; alignment; type of 16 bits; SwiGLU
            : variant_has_name(v, "attention_tile") ? "aabccccc"       // head and alignment; pages; types
                                                    : NULL;
 }
@@ -216,11 +220,11 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
     if (own_size)
         return true;
     if (variant_has_name(v, "gemm_tile"))
-        return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1;
+        return v->constants[1] == gemm_tiles[0].invocations && v->constants[0] == 0 && v->constants[6] == 1 && !v->constants[8];
     if (variant_has_name(v, "gemm_coopmat"))
-        return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8;
+        return v->constants[1] == 4 && v->constants[0] == 0 && v->constants[6] == 8 && !v->constants[11];
     if (variant_has_name(v, "gemv"))
-        return v->constants[0] == 0 && v->constants[1] == 1;
+        return v->constants[0] == 0 && v->constants[1] == 1 && !v->constants[3];
     for (uint32_t j = 0; j < v->count; j++)
         if (!variant_is_width(v, j) && v->constants[j] > (v->kernel == KERNEL_ROPE && j == 2))
             return false;
@@ -231,9 +235,9 @@ static inline bool variant_matters(const struct variant *v, bool own_size)
 static inline bool variant_is_reported(const struct variant *v)
 {
     if (variant_has_name(v, "gemm_tile"))
-        return v->constants[0] == 0 && v->constants[6] == 1;
+        return v->constants[0] == 0 && v->constants[6] == 1 && !v->constants[8];
     if (variant_has_name(v, "gemm_coopmat"))
-        return v->constants[0] == 0 && v->constants[6] == 8;
+        return v->constants[0] == 0 && v->constants[6] == 8 && !v->constants[11];
     if (variant_has_name(v, "gemm"))
         return v->constants[0] == 0;
     if (!variant_has_name(v, "attention_tile") || v->constants[0] < 80 || v->constants[2] != 0 || v->constants[3] > 1)
