@@ -20,15 +20,11 @@ void main()
     float log_sum = softmax_log(total.sum);
     uint target = U32(p.targets).v[row];
     float logprob = uintBitsToFloat(0x7fc00000u); // a target outside the vocabulary shows instead of reading wild
-    if (target < p.columns) {
-        precise float z = F32(p.logits).v[row * p.stride + target] *
-            inverse_temperature(F32(p.temperature).v[row * p.temperature_stride]);
-        precise float d = z - total.max;
-        precise float l = d - log_sum;
-        logprob = l;
-    }
+    if (target < p.columns)
+        logprob = softmax_logprob(F32(p.logits), row * p.stride + target,
+            inverse_temperature(F32(p.temperature).v[row * p.temperature_stride]), total, log_sum);
     F32(p.logprob).v[row] = logprob;
-    F32(p.entropy).v[row] = log_sum - total.weighted / total.sum;
+    F32(p.entropy).v[row] = softmax_entropy(total, log_sum);
     if (has_address(p.top))
         U32(p.top).v[row] = total.top;
     if (has_address(p.normaliser)) {

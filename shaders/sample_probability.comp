@@ -5,12 +5,9 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "shaders/lib/types.glsl"
-#include "shaders/lib/softmax_stats.glsl"
-#include "shaders/args/sample_steps.h"
+#include "shaders/lib/draw.glsl"
 
 layout(local_size_x_id = 0) in;
-layout(push_constant, scalar) uniform Args { sample_args p; };
-layout(buffer_reference, scalar, buffer_reference_align = 4) buffer Settings { sample_row v[]; };
 
 void main()
 {
@@ -21,13 +18,12 @@ void main()
     if (row >= p.rows)
         return;
     float temperature = Settings(p.settings).v[row].temperature, inverse = inverse_temperature(temperature);
-    softmax_block total = softmax_total(SoftmaxBlocks(p.blocks), row * count, count);
-    float threshold = NEGATIVE_INFINITY;
-    if (has_address(p.threshold))
-        threshold = F32(p.threshold).v[row];
+    softmax_block total = softmax_total(SoftmaxBlocks(p.blocks), (p.rows + row) * count, count);
+    const float threshold = row_threshold(row);
+    const bans b = read_bans();
     uint end = min(first + SOFTMAX_BLOCK, p.columns);
     for (uint c = first + gl_LocalInvocationID.x; c < end; c += SUBGROUP) {
-        float x = F32(p.logits).v[row * p.stride + c];
+        float x = drawn_logit(b, F32(p.drawn).v[row * p.drawn_stride + c], c);
         float probability = x < threshold ? 0 : softmax_exp(x * inverse - total.max) / total.sum;
         if (temperature < 1e-7)
             probability = c == total.top ? 1 : 0;

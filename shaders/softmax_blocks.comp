@@ -19,11 +19,8 @@ void main()
     if (row >= p.rows)
         return;
     float inverse = inverse_temperature(F32(p.temperature).v[row * p.temperature_stride]);
-    float threshold = NEGATIVE_INFINITY;
-    if (has_address(p.threshold))
-        threshold = F32(p.threshold).v[row];
     uint first = b * SOFTMAX_BLOCK, end = min(first + SOFTMAX_BLOCK, p.columns);
-    softmax_block result = softmax_block_stats(F32(p.logits), row * p.stride, first, end, inverse, threshold);
+    softmax_block result = softmax_block_stats(F32(p.logits), row * p.stride, first, end, inverse);
     if (gl_LocalInvocationID.x == 0)
         SoftmaxBlocks(p.blocks).v[row * count + b] = result;
 }

@@ -204,6 +204,20 @@ static bool decode(struct engine *e, struct batch *b, struct job *j, struct sequ
     return s->fed < s->count || add_draw(e, b, j, s, row);
 }
 
+// How rows share keys: which kernel of attention suits.
+static void find_sharing(const struct batch *b, struct nn_spans *spans)
+{
+    const struct text_rows *r = &b->text;
+    uint32_t alike = 0;
+    spans->apart = true;
+    for (uint32_t i = 1; i < r->count; i++) {
+        const uint32_t *before = r->query[i - 1], *mine = r->query[i]; // first entry of the page list, keys
+        spans->apart = spans->apart && before[0] != mine[0];
+        alike += before[1] > 0 && mine[1] > 0 && b->pages[before[0]] == b->pages[mine[0]];
+    }
+    spans->together = 2 * alike >= r->count;
+}
+
 bool batch_run(struct engine *e, struct batch *b, struct tensor *hidden, struct vireo_error *err)
 {
     uint32_t images = 0;
@@ -243,6 +257,7 @@ bool batch_run(struct engine *e, struct batch *b, struct tensor *hidden, struct 
     struct text_batch text;
     if (!text_batch_build(e->m, b->t, &b->text, e->kv, &text, err))
         return false;
+    find_sharing(b, &text.spans);
     const struct kept_place kept = tape_keep_begin(b->t, e->keep.text, text.tokens);
     *hidden = e->m->family->text(b->t, e->m, &text, b->pictures);
     tape_keep_end(b->t);

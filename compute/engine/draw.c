@@ -95,6 +95,15 @@ static bool edits_of_row(struct engine *e, struct edit_list *l, const struct row
     return done;
 }
 
+// The hidden states of the rows that draw. In a step that only decodes those are all of them.
+static struct tensor drawing_rows(struct tape *t, const struct batch *b, struct tensor hidden)
+{
+    bool all = !tape_failed(t) && b->row_count == tensor_rows(hidden);
+    for (uint32_t i = 0; all && i < b->row_count; i++)
+        all = b->hidden_row[i] == i;
+    return all ? hidden : nn_gather(t, hidden, b->hidden_row, b->row_count);
+}
+
 bool draw(struct engine *e, struct batch *b, struct tensor hidden, struct drawn *out, struct vireo_error *err)
 {
     const struct model *m = e->m;
@@ -118,8 +127,7 @@ bool draw(struct engine *e, struct batch *b, struct tensor hidden, struct drawn 
         top = top || s->top_logprobs > 0;
     }
     starts[count] = list.count;
-    struct tensor x = nn_gather(t, hidden, b->hidden_row, count);
-    struct tensor logits = nn_linear_f32(t, x, m->head);
+    struct tensor logits = nn_linear_f32(t, drawing_rows(t, b, hidden), m->head);
     struct tensor how_tensor = tape_upload_matrix(t, DTYPE_U32, count, sizeof *how / 4, how);
     struct tensor banned =
         tape_upload(t, DTYPE_U32, 2, (uint32_t[]){m->config.image_token_id, m->config.video_token_id});

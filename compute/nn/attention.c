@@ -32,6 +32,7 @@ struct choice {
     enum gpu_kernel forward, by_query, by_key;
     uint32_t constants[CONSTANTS];
     uint32_t pairs, grad_pairs, grad_keys; // of a workgroup: (row, head) pairs forward, backward; key rows backward
+    uint32_t rows, row_heads;              // of a workgroup of KERNEL_ATTENTION_DECODE; else 0
 };
 
 // What a call reads and writes. k, v: as the keys lie; go, gqkv: backward only, else address 0.
@@ -93,12 +94,34 @@ static struct choice choose_tile(const struct attention_step *s, const struct op
     };
 }
 
+// Rows of a group of the kernel for decoding, where they see the same pages. Four share no better and take long to compile.
+enum { SHARING_ROWS = 2 };
+
+// Heads of a row that one group of the kernel for decoding takes: they share loads of keys. The sums of more than four would
+// not stay in registers.
+static uint32_t row_heads(const struct nn_heads *h)
+{
+    const uint32_t group = h->heads / h->kv_heads;
+    for (uint32_t heads = 4; heads > 1; heads--)
+        if (group % heads == 0)
+            return heads;
+    return 1;
+}
+
+// The kernel for rows that are apart fits this call; no bits change.
+static bool decodes(const struct gpu_caps *caps, const struct attention_step *s, const struct operands *x)
+{
+    const uint32_t lanes = caps->subgroup_size;
+    return x->kv && x->kv->pages.span.address && x->kv->page_size >= lanes && (lanes == 8 || lanes == 16) &&
+           caps->type == GPU_CPU && s->heads.head_dim % 4 == 0;
+}
+
 // VIREO_ATTENTION, for tests and measurements: "tile" that family; "simd-1", "simd-2", "simd-4" the other one with so many
 // items a lane, "any" without 64-bit loads, all of the same bits. By default GPUs and old CPU drivers take tiles.
 //
 // Items a lane share the loads of keys where neighbouring rows mostly see the same ones: 1, 2 and 4 give 17, 22 and 27 GFLOP
-// per CPU second for 576 keys a row. Rows that decode each have keys of their own (two are 0.7 times as fast), and short
-// windows leave nothing to share. (On GPUs even one spills registers, docs/gpu-report.md.)
+// per CPU second for 576 keys a row. Rows that decode each have keys of their own and a kernel for that, and short windows
+// leave nothing to share. (On GPUs even one spills registers, docs/gpu-report.md.)
 static struct choice choose(struct gpu_device *dev, const struct attention_step *s, const struct operands *x)
 {
     const char *forced = getenv("VIREO_ATTENTION");
@@ -114,6 +137,15 @@ static struct choice choose(struct gpu_device *dev, const struct attention_step 
     const bool wide = caps->int64 && !(forced && strcmp(forced, "any") == 0) && fits_wide(x->qkv, D) &&
                       fits_wide(x->k, D) && fits_wide(x->v, D) && fits_wide(x->out, D) && fits_wide(x->go, D) &&
                       fits_wide(x->gqkv, D);
+    if (wide && s->spans.apart && !(forced && forced[0]) && decodes(caps, s, x)) {
+        const uint32_t heads = row_heads(&s->heads), rows = s->spans.together ? SHARING_ROWS : 1;
+        return (struct choice){
+            .forward = KERNEL_ATTENTION_DECODE,
+            .constants = {D, heads, rows, type_of(x->qkv), type_of(x->k), type_of(x->out)},
+            .rows = rows,
+            .row_heads = heads,
+        };
+    }
     return (struct choice){
         .forward = wide ? KERNEL_ATTENTION_FWD_WIDE : KERNEL_ATTENTION_FWD,
         .by_query = wide ? KERNEL_ATTENTION_BWD_QUERY_WIDE : KERNEL_ATTENTION_BWD_QUERY,
@@ -184,7 +216,8 @@ static void forward(struct tape *t, const struct attention_step *s, struct tenso
                      .constant_count = CONSTANTS,
                      .uses = uses,
                      .use_count = VIREO_COUNT(uses),
-                     .groups = groups_of((uint64_t)rows * group, choice.pairs, h),
+                     .groups = choice.rows ? nn_ceil(rows, choice.rows) * (h->heads / choice.row_heads)
+                                          : groups_of((uint64_t)rows * group, choice.pairs, h),
                      .flops = 4 * s->spans.pairs * width,
                      .bytes = 8.0 * rows * width + s->spans.pairs * width, // a block of keys serves about 8 rows
                      .label = "attention",

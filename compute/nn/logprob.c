@@ -25,8 +25,7 @@ static uint64_t address_of(struct nn_temperature x)
     return x.memory.span.address + 4ull * x.word;
 }
 
-void nn_softmax_stats(struct tape *t, struct tensor logits, struct nn_temperature temperature, struct tensor threshold,
-                      struct tensor blocks)
+void nn_softmax_stats(struct tape *t, struct tensor logits, struct nn_temperature temperature, struct tensor blocks)
 {
     if (tape_failed(t))
         return;
@@ -35,7 +34,6 @@ void nn_softmax_stats(struct tape *t, struct tensor logits, struct nn_temperatur
     const struct softmax_blocks_args args = {
         .logits = logits.span.address,
         .temperature = address_of(temperature),
-        .threshold = threshold.span.address,
         .blocks = blocks.span.address,
         .rows = rows,
         .columns = columns,
@@ -43,7 +41,7 @@ void nn_softmax_stats(struct tape *t, struct tensor logits, struct nn_temperatur
         .temperature_stride = temperature.stride,
     };
     const struct gpu_use uses[] = {tensor_use(logits, GPU_READ), tensor_use(temperature.memory, GPU_READ),
-                                   tensor_use(threshold, GPU_READ), tensor_use(blocks, GPU_WRITE)};
+                                   tensor_use(blocks, GPU_WRITE)};
     nn_dispatch(t,
                 &(struct nn_step){.kernel = KERNEL_SOFTMAX_BLOCKS,
                                   .args = &args,
@@ -198,7 +196,7 @@ struct nn_logprob nn_logprob(struct tape *t, struct tensor x, const struct weigh
         const uint32_t count = VIREO_MIN(chunk, rows - first);
         struct tensor logits = head_logits(t, head, tensor_row_part(x, first, count), s.logits);
         struct tensor part = tensor_row_part(blocks, 0, count);
-        nn_softmax_stats(t, logits, s.temperature, none, part);
+        nn_softmax_stats(t, logits, s.temperature, part);
         nn_softmax_finish(t, logits, s.temperature, part, tensor_row_part(targets, first, count),
                           tensor_row_part(out.logprob, first, count), tensor_row_part(out.entropy, first, count),
                           tensor_row_part(out.top, first, count), tensor_row_part(s.normaliser, first, count));

@@ -116,6 +116,8 @@ struct nn_spans {
                          // address 0 where no gradient is taken
     uint32_t most_keys;  // largest prefix_count + own_count
     double pairs;        // sum over queries of their keys, for cost estimates
+    bool apart;          // paged: hardly two rows are of one sequence; chooses among kernels of equal bits
+    bool together;       // apart, but most rows begin with the page the row before begins with; the same
 };
 
 // o [N, A D] = softmax(scale q k^T) v per head; query head a uses kv head a / (A/K).

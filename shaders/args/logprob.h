@@ -12,7 +12,6 @@ struct softmax_block {
 struct softmax_blocks_args {
     ADDRESS logits;      // f32 [rows, columns], rows `stride` apart
     ADDRESS temperature; // f32, rows temperature_stride words apart; <= 0 counts as 1
-    ADDRESS threshold;   // f32 [rows]: smaller logits are left out; 0: none are
     ADDRESS blocks;      // softmax_block [rows, ceil(columns / SOFTMAX_BLOCK)]
     UINT rows, columns, stride, temperature_stride;
 };

@@ -1,5 +1,8 @@
-// Arguments of sample_edit.comp, sample_filter.comp, sample.comp, sample_probability.comp.
+// Arguments of sample_edit.comp, sample_filter.comp, and (sample_args) sample_blocks.comp, sample.comp,
+// sample_probability.comp.
 #include "shaders/args/sample.h"
+
+#define SAMPLE_BANS 4 // most banned ids that the draw leaves out by itself
 
 struct sample_edit_args {
     ADDRESS logits; // f32 [rows, columns]
@@ -17,11 +20,13 @@ struct sample_filter_args {
 };
 
 struct sample_args {
-    ADDRESS logits;    // f32 [rows, columns]
+    ADDRESS logits;    // f32 [rows, columns]: what the log-prob is recorded of
+    ADDRESS drawn;     // f32 [rows, columns]: what is drawn from; the same memory where nothing is changed
     ADDRESS settings;  // sample_row [rows]
-    ADDRESS threshold; // f32 [rows], or 0
-    ADDRESS blocks;    // softmax_block [rows, blocks] at the sampling temperature
-    ADDRESS token;     // u32 [rows]: result of sample.comp
+    ADDRESS threshold; // f32 [rows], of `drawn`; or 0
+    ADDRESS banned;    // u32 [banned_count], at most SAMPLE_BANS ids that are not drawn; or 0
+    ADDRESS blocks;    // softmax_block [2, rows, blocks]: of the logits at logprob_temperature; of what is drawn from
+    ADDRESS token;     // u32 [3, rows]: tokens, log-probs and entropies (f32): result of sample.comp
     ADDRESS probability; // f32 [rows, columns]: result of sample_probability.comp
-    UINT rows, columns, stride;
+    UINT rows, columns, stride, drawn_stride, banned_count;
 };

@@ -2,8 +2,8 @@
 //
 // One block is one group's work: first its maximum, then the sums relative to it, in the order of lib/reduce.glsl.
 // A row's blocks are then added in order by whoever needs the row (softmax_total). Both steps depend on the columns
-// alone. Rollouts (sample.comp) and training (logprob_fwd.comp) run the very same kernels, so that they agree bit for
-// bit.
+// alone. Rollouts (sample_blocks.comp, sample.comp) and training (softmax_blocks.comp, logprob_fwd.comp) run these very
+// functions, `precise` wherever a driver could contract, so that they agree bit for bit.
 #ifndef SOFTMAX_STATS_GLSL
 #define SOFTMAX_STATS_GLSL
 #include "shaders/lib/reduce.glsl"
@@ -37,25 +37,18 @@ float softmax_log(float x)
     return x >= 0 ? log(x) : x;
 }
 
-softmax_block softmax_block_stats(F32 logits, uint base, uint first, uint end, float inverse, float threshold)
+// The best of the strided partials of a lane: maxima, and the lowest column that holds each.
+void clear_best(out float best[MOST_PARTIALS], out uint at[MOST_PARTIALS], uint end)
 {
-    float best[MOST_PARTIALS];
-    uint at[MOST_PARTIALS];
     [[unroll]] for (uint j = 0; j < MOST_PARTIALS; j++) {
         best[j] = NEGATIVE_INFINITY;
         at[j] = end;
     }
-    for (uint block = first; block < end; block += PARTIALS) {
-        FOR_PARTIALS(j) {
-            uint c = partial_index(block, j);
-            if (lane_has_partials() && c < end) {
-                float x = logits.v[base + c], z = x * inverse;
-                bool better = z > best[j] && !(x < threshold);
-                best[j] = better ? z : best[j];
-                at[j] = better ? c : at[j];
-            }
-        }
-    }
+}
+
+// The best of all lanes, the same in each of them; its column is in at[0].
+float fold_best(float best[MOST_PARTIALS], inout uint at[MOST_PARTIALS])
+{
     [[unroll]] for (uint j = 1; j < LANE_PARTIALS; j++) {
         bool better = best[j] > best[0] || (best[j] == best[0] && at[j] < at[0]);
         best[0] = better ? best[j] : best[0];
@@ -68,11 +61,46 @@ softmax_block softmax_block_stats(F32 logits, uint base, uint first, uint end, f
         best[0] = better ? other : best[0];
         at[0] = better ? other_at : at[0];
     }
+    return best[0];
+}
+
+// What exponents of a block with this maximum are relative to.
+float softmax_zero(float most)
+{
+    return most == NEGATIVE_INFINITY ? 0 : most;
+}
+
+// What a logit adds to the sum and to the weighted sum.
+vec2 softmax_term(float x, float inverse, float zero)
+{
+    precise float z = x * inverse;
+    precise float d = z - zero;
+    float e = softmax_exp(d);
+    precise float weighted = e > 0 ? e * d : 0.0; // -inf * 0 is no NaN here
+    return vec2(e, weighted);
+}
+
+softmax_block softmax_block_stats(F32 logits, uint base, uint first, uint end, float inverse)
+{
+    float best[MOST_PARTIALS];
+    uint at[MOST_PARTIALS];
+    clear_best(best, at, end);
+    for (uint block = first; block < end; block += PARTIALS) {
+        FOR_PARTIALS(j) {
+            uint c = partial_index(block, j);
+            if (lane_has_partials() && c < end) {
+                float x = logits.v[base + c], z = x * inverse;
+                bool better = z > best[j];
+                best[j] = better ? z : best[j];
+                at[j] = better ? c : at[j];
+            }
+        }
+    }
     softmax_block result;
-    result.max = best[0];
+    result.max = fold_best(best, at);
     result.top = at[0] < end ? at[0] : first; // nothing but -inf or NaN: still a column of the row
 
-    float zero = result.max == NEGATIVE_INFINITY ? 0 : result.max;
+    const float zero = softmax_zero(result.max);
     float sum[MOST_PARTIALS], weighted[MOST_PARTIALS];
     clear_partials(sum);
     clear_partials(weighted);
@@ -81,12 +109,9 @@ softmax_block softmax_block_stats(F32 logits, uint base, uint first, uint end, f
             uint c = partial_index(block, j);
             if (lane_has_partials() && c < end) {
                 float x = logits.v[base + c];
-                precise float z = x * inverse;
-                precise float d = z - zero;
-                float e = softmax_exp(d);
-                e = x < threshold ? 0 : e;          // a NaN stays
-                sum[j] += e;
-                weighted[j] += e > 0 ? e * d : 0.0; // -inf * 0 is no NaN here
+                const vec2 term = softmax_term(x, inverse, zero);
+                sum[j] += term.x;
+                weighted[j] += term.y;
             }
         }
     }
@@ -118,6 +143,22 @@ softmax_block softmax_total(SoftmaxBlocks blocks, uint first, uint count)
         }
     }
     return total;
+}
+
+// log(softmax) of the logit at `at`, of a row with this total and the logarithm of its sum.
+float softmax_logprob(F32 logits, uint at, float inverse, softmax_block total, float log_sum)
+{
+    precise float z = logits.v[at] * inverse;
+    precise float d = z - total.max;
+    precise float l = d - log_sum;
+    return l;
+}
+
+float softmax_entropy(softmax_block total, float log_sum)
+{
+    precise float mean = total.weighted / total.sum;
+    precise float entropy = log_sum - mean;
+    return entropy;
 }
 
 #endif

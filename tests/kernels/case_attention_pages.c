@@ -34,32 +34,55 @@ static uint32_t lay_pages(struct paged *g, const struct problem *p, uint32_t pro
     return first;
 }
 
-// Rows of `p` (numbers in `from`) with these spans, out of the pool: their bits must be those in `wanted`.
+// The same rows of qkv out of the pool as stored, all of one type, by the kernel for rows that are apart (1), or apart and
+// yet together (2), or by the other.
+static void run_pages(const struct paged *g, const struct problem *p, uint32_t rows, const float *qkv, uint32_t (*spans)[4],
+                      double cost, enum dtype type, int apart, float *out)
+{
+    struct nn_kv kv = {
+        .k = test_tensor(type, g->pages * g->page_size, g->kv_width, g->k),
+        .v = test_tensor(type, g->pages * g->page_size, g->kv_width, g->v),
+        .pages = test_tensor_u32(g->listed, 1, g->list),
+        .page_size = g->page_size,
+    };
+    struct nn_spans s = {.query = test_tensor_u32(rows, 4, spans[0]), .pairs = cost, .apart = apart > 0, .together = apart > 1};
+    struct tape *t = test_tape(false);
+    struct tensor o = nn_attention(t, test_tensor(type, rows, p->width, qkv), &p->heads, &s, &kv);
+    REQUIRE(!tape_failed(t));
+    test_read(o, out);
+    check_guard(o);
+    test_tape_end(&t);
+}
+
+// Rows of `p` (numbers in `from`) with these spans, out of the pool: their bits must be those in `wanted`. In 16 bits both
+// kernels agree.
 static void ask_pages(const char *what, const struct paged *g, const struct problem *p, uint32_t rows,
                       const uint32_t *from, uint32_t (*spans)[4], double cost, const float *wanted)
 {
     uint32_t out_width = p->heads.heads * p->heads.head_dim;
     float *qkv = malloc((size_t)rows * p->width * 4), *out = malloc((size_t)rows * out_width * 4);
+    float *apart = malloc((size_t)rows * out_width * 4);
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t c = 0; c < p->width; c++) // keys of the batch itself are not read
             qkv[(size_t)r * p->width + c] = c < out_width ? p->qkv[(size_t)from[r] * p->width + c] : NAN;
-    struct nn_kv kv = {
-        .k = test_tensor(DTYPE_F32, g->pages * g->page_size, g->kv_width, g->k),
-        .v = test_tensor(DTYPE_F32, g->pages * g->page_size, g->kv_width, g->v),
-        .pages = test_tensor_u32(g->listed, 1, g->list),
-        .page_size = g->page_size,
-    };
-    struct nn_spans s = {.query = test_tensor_u32(rows, 4, spans[0]), .pairs = cost};
-    struct tape *t = test_tape(false);
-    struct tensor o = nn_attention(t, test_tensor(DTYPE_F32, rows, p->width, qkv), &p->heads, &s, &kv);
-    REQUIRE(!tape_failed(t));
-    test_read(o, out);
-    check_guard(o);
-    test_tape_end(&t);
+    run_pages(g, p, rows, qkv, spans, cost, DTYPE_F32, 0, out);
     for (uint32_t r = 0; r < rows; r++)
         test_same_bits(what, out + (size_t)r * out_width, wanted + (size_t)from[r] * out_width, out_width);
+    for (int kind = 1; kind <= 2; kind++) {
+        run_pages(g, p, rows, qkv, spans, cost, DTYPE_F32, kind, apart);
+        test_same_bits("rows apart", apart, out, (size_t)rows * out_width);
+    }
+    for (int half = 0; half < 2 && p->heads.head_dim % 4 == 0; half++) {
+        const enum dtype type = half ? DTYPE_F16 : DTYPE_BF16;
+        run_pages(g, p, rows, qkv, spans, cost, type, 0, out);
+        for (int kind = 1; kind <= 2; kind++) {
+            run_pages(g, p, rows, qkv, spans, cost, type, kind, apart);
+            test_same_bits("rows apart in 16 bits", apart, out, (size_t)rows * out_width);
+        }
+    }
     free(qkv);
     free(out);
+    free(apart);
 }
 
 // Keys in scattered pages give the bits of keys in runs: a prompt whose whole pages are shared by the completions (each
@@ -129,8 +152,49 @@ static void bits_do_not_depend_on_pages(void **state)
     same_bits_paged(4, 2, 16, 8, 29);
     same_bits_paged(4, 2, 16, 16, 32);
     same_bits_paged(6, 2, 32, 16, 29);
+    same_bits_paged(5, 1, 40, 16, 17);
+    same_bits_paged(8, 1, 64, 32, 9);
     same_bits_paged(2, 1, 15, 64, 29); // a page longer than the prompt
     same_bits_paged(3, 3, 12, 8, 7);
+}
+
+// A value that is not finite makes NaN of the rows that see it and of no other, by both kernels; finite values whose sum is
+// not keep the rest of their row.
+static void broken_values_in_pages(void **state)
+{
+    (void)state;
+    enum { ROWS = 40, D = 32, PAGE = 16, WIDTH = 3 * D };
+    static const float bad[] = {NAN, INFINITY, 3e38f};
+    uint32_t spans[ROWS][4], list[4] = {2, 0, 3, 1};
+    float *qkv = malloc(sizeof(float) * ROWS * WIDTH), *k = malloc(sizeof(float) * 64 * D), *v = malloc(sizeof(float) * 64 * D);
+    float out[3][ROWS * D];
+    for (uint32_t i = 0; i < ROWS; i++)
+        memcpy(spans[i], (uint32_t[]){0, i + 1, 0, 0}, 16);
+    test_values(qkv, ROWS * WIDTH, 1);
+    test_values(k, 64 * D, 2);
+    struct problem p = {.heads = {.heads = 1, .kv_heads = 1, .head_dim = D, .scale = 0.2f}, .rows = ROWS, .width = WIDTH};
+    struct paged g = {.page_size = PAGE, .pages = 4, .kv_width = D, .k = k, .v = v, .list = list, .listed = 4};
+    for (size_t b = 0; b < VIREO_COUNT(bad); b++) {
+        const uint32_t key = 19, column = 7;
+        test_values(v, 64 * D, 3);
+        v[(list[key / PAGE] * PAGE + key % PAGE) * D + column] = bad[b];
+        if (b == 2) // rows that see both sum to infinity, most of them
+            v[(list[key / PAGE] * PAGE + key % PAGE + 1) * D + column] = bad[b];
+        for (int apart = 0; apart < 3; apart++)
+            run_pages(&g, &p, ROWS, qkv, spans, 0, DTYPE_F32, apart, out[apart]);
+        for (uint32_t i = 0; i < ROWS * D; i++) {
+            REQUIRE(b == 2 || isnan(out[0][i]) == (i / D >= key));
+            REQUIRE(b < 2 || i % D == column || isfinite(out[0][i]));
+            for (int apart = 1; apart < 3; apart++) {
+                REQUIRE(isnan(out[apart][i]) == isnan(out[0][i]));
+                if (!isnan(out[0][i]))
+                    test_same_bits("beside a broken value", &out[apart][i], &out[0][i], 1);
+            }
+        }
+    }
+    free(qkv);
+    free(k);
+    free(v);
 }
 
 // A row without keys reads no page.
@@ -155,6 +219,7 @@ static void no_keys_in_pages(void **state)
 
 const struct CMUnitTest cases_attention_pages[] = {
     cmocka_unit_test(bits_do_not_depend_on_pages),
+    cmocka_unit_test(broken_values_in_pages),
     cmocka_unit_test(no_keys_in_pages),
 };
 const size_t cases_attention_pages_count = VIREO_COUNT(cases_attention_pages);

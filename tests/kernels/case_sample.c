@@ -360,6 +360,38 @@ static void edits_and_bans(void **state)
     free(logits);
 }
 
+// Few bans are left out while drawing, many in a copy of the logits: the same draws, and the same words recorded.
+static void few_bans_and_many(void **state)
+{
+    (void)state;
+    enum { V = 5000, ROWS = 24 };
+    float *logits = test_random(ROWS * V, 4, 5);
+    const uint32_t banned[] = {17, 4999, 4100, V, V + 1}; // the last two are no ids
+    uint32_t all[3][3 * ROWS];
+    struct sample_row rows[ROWS];
+    for (uint32_t r = 0; r < ROWS; r++) {
+        rows[r] = plain;
+        rows[r].counter[1] = r;
+        rows[r].temperature = r % 3 == 0 ? 0 : r % 3 == 1 ? 1 : 0.8f;
+        for (int b = 0; b < 3; b++)
+            logits[r * V + banned[b]] = 40; // else they would all be drawn
+    }
+    struct tape *t = test_tape(false);
+    struct tensor in = test_tensor(DTYPE_F32, ROWS, V, logits);
+    for (int few = 0; few < 2; few++)
+        test_read_u32(nn_sample(t, in, settings(t, rows, ROWS), test_tensor_u32(few ? 3 : 5, 1, banned), NULL).all, all[few]);
+    test_read_u32(nn_sample(t, in, settings(t, rows, ROWS), (struct tensor){0}, NULL).all, all[2]);
+    for (uint32_t i = 0; i < 3 * ROWS; i++)
+        REQUIRE_INT(all[1][i], all[0][i]);
+    for (uint32_t r = 0; r < ROWS; r++) {
+        REQUIRE(all[0][r] != 17 && all[0][r] != 4999 && all[0][r] != 4100);
+        REQUIRE(all[2][r] == 17 || all[2][r] == 4999 || all[2][r] == 4100);
+        REQUIRE_INT(all[2][2 * ROWS + r], all[0][2 * ROWS + r]); // the entropy knows no bans
+    }
+    test_tape_end(&t);
+    free(logits);
+}
+
 // Exact rollouts: the sampler's log-prob is the training pass's, bit for bit, in any batch, with bans and filters.
 static void same_bits_as_nn_logprob(void **state)
 {
@@ -444,6 +476,7 @@ const struct CMUnitTest cases_sample[] = {
     cmocka_unit_test(draws_follow_the_distribution),
     cmocka_unit_test(greedy_takes_the_lowest_of_the_best),
     cmocka_unit_test(edits_and_bans),
+    cmocka_unit_test(few_bans_and_many),
     cmocka_unit_test(same_bits_as_nn_logprob),
     cmocka_unit_test(broken_logits),
 };

@@ -13,6 +13,7 @@ static inline enum gpu_kernel created_on_gpus(enum gpu_kernel kernel)
     switch (kernel) {
     case KERNEL_ATTENTION_FWD:
     case KERNEL_ATTENTION_FWD_WIDE:
+    case KERNEL_ATTENTION_DECODE:
         return KERNEL_ATTENTION_TILE_FWD;
     case KERNEL_ATTENTION_BWD_QUERY:
     case KERNEL_ATTENTION_BWD_QUERY_WIDE:
@@ -45,7 +46,8 @@ static inline bool created_is_known(enum gpu_kernel kernel, const uint32_t *cons
     for (uint32_t i = 0; variant_combination(&v, wanted, i); i++) {
         bool same = true;
         for (uint32_t j = 0; same && j < v.count && j < count; j++) // without the last ones: as the kernel has them
-            same = constants[j] == v.constants[j] || created_is_free(&v, for_cpus, j);
+            same = constants[j] == v.constants[j] || created_is_free(&v, for_cpus, j) ||
+                   (kernel == KERNEL_ATTENTION_DECODE && j == 2); // rows a group; keys in pages
         if (same)
             return true;
     }
