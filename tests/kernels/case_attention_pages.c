@@ -60,7 +60,7 @@ static void ask_pages(const char *what, const struct paged *g, const struct prob
                       const uint32_t *from, uint32_t (*spans)[4], double cost, const float *wanted)
 {
     uint32_t out_width = p->heads.heads * p->heads.head_dim;
-    float *qkv = malloc((size_t)rows * p->width * 4), *out = malloc((size_t)rows * out_width * 4);
+    float *qkv = calloc(rows, (size_t)p->width * 4), *out = malloc((size_t)rows * out_width * 4);
     float *apart = malloc((size_t)rows * out_width * 4);
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t c = 0; c < p->width; c++) // keys of the batch itself are not read
