@@ -61,8 +61,9 @@ uint64_t plan_activation_bytes(const struct model_config *c, const struct plan_b
         const uint64_t kept = b->tokens * ((t->num_hidden_layers + 1) * H * F + H * T) +
                               b->patches * ((v->depth + 1) * C * F + merger);
         const uint64_t walk = VIREO_MAX(text_work + b->tokens * layer_grad, vision_work + b->patches * block_grad);
-        // A layer that was computed leaves a hole below its result, which the head does not fit in.
-        const uint64_t hole = b->adopt ? 0 : b->tokens * layer_alone;
+        // A layer that was computed leaves a hole below its result, which the head does not fit in, nor all of the walk's layer,
+        // which has gate and up as well.
+        const uint64_t hole = b->adopt ? 0 : text_work;
         return kept + VIREO_MAX(head + b->targets * H * T + hole, walk);
     }
     const uint64_t kept = b->tokens * (t->num_hidden_layers * layer + H * (T + F) + F) +
