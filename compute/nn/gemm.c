@@ -11,24 +11,24 @@
 // The kernels of a product for CPU drivers, all with the same bits, and their tiles: rows, columns a lane (shaders/meson.build
 // has the same sizes). All but ANY want aligned operands: they load 64 bits at a time or, from TEXEL_TALL on, texels of 128.
 enum {
-    TALL, WIDE, LOW, ONE, WIDE_SHORT, LOW_SHORT,
+    TALL, WIDE, LOW, ONE, WIDE_SHORT,
     TEXEL_TALL, TEXEL_TALL_SHORT, TEXEL_BROAD, TEXEL_WIDE, TEXEL_WIDE_SHORT, TEXEL_LOW, TEXEL_ONE,
     ANY, TILES
 };
 static const struct {
     uint32_t rows, columns;
 } tiles[TILES] = {
-    [TALL] = {64, 4},       [WIDE] = {32, 4},             [LOW] = {8, 4},          [ONE] = {1, 8},
-    [WIDE_SHORT] = {32, 4}, [LOW_SHORT] = {8, 4},         [TEXEL_TALL] = {64, 4},  [TEXEL_TALL_SHORT] = {64, 4},
-    [TEXEL_BROAD] = {32, 8}, [TEXEL_WIDE] = {32, 4},      [TEXEL_WIDE_SHORT] = {32, 4},
-    [TEXEL_LOW] = {8, 4},   [TEXEL_ONE] = {1, 8},         [ANY] = {16, 2},
+    [TALL] = {64, 4},       [WIDE] = {32, 4},             [LOW] = {8, 4},               [ONE] = {1, 8},
+    [WIDE_SHORT] = {32, 4}, [TEXEL_TALL] = {64, 4},       [TEXEL_TALL_SHORT] = {64, 4}, [TEXEL_BROAD] = {32, 8},
+    [TEXEL_WIDE] = {32, 4}, [TEXEL_WIDE_SHORT] = {32, 4}, [TEXEL_LOW] = {8, 4},         [TEXEL_ONE] = {1, 8},
+    [ANY] = {16, 2},
 };
 
 // By A, then by B: f32, 16 bits (bf16 in the names; a constant makes them fp16). 0, which is no product: there is no such kernel.
 #define K(types, tile) [tile] = KERNEL_GEMM_##types##_##tile
 #define EACH(types) K(types, TALL), K(types, WIDE), K(types, LOW), K(types, ANY)
 static const enum gpu_kernel simd_kernels[3][2][2][TILES] = {
-    [NN_NT] = {{{EACH(NT_F32_F32), K(NT_F32_F32, ONE), K(NT_F32_F32, WIDE_SHORT), K(NT_F32_F32, LOW_SHORT),
+    [NN_NT] = {{{EACH(NT_F32_F32), K(NT_F32_F32, ONE), K(NT_F32_F32, WIDE_SHORT),
                  K(NT_F32_F32, TEXEL_TALL), K(NT_F32_F32, TEXEL_TALL_SHORT), K(NT_F32_F32, TEXEL_BROAD),
                  K(NT_F32_F32, TEXEL_WIDE), K(NT_F32_F32, TEXEL_WIDE_SHORT), K(NT_F32_F32, TEXEL_LOW),
                  K(NT_F32_F32, TEXEL_ONE)},
@@ -110,7 +110,7 @@ static bool is_forced(const char *forced, const struct layout *l, int *tile)
 // The tile for a C of m rows and n columns when operands are aligned: by rows first. What a row of a tile costs is an estimate
 // (64 rows against 32 by measurement, 8 by counting loads, one row by measurement); rows beyond the edge cost as much as any.
 // Then among tiles of that height, by measurement (docs/performance.md):
-// - Turns of 4 k are faster than those of 8 where B comes from far or k is short. Not where rows of B lie in the same few sets
+// - Turns of 4 k are faster than those of 8 where B comes from far or k is short (8 rows: those of 8). Not where rows of B lie in the same few sets
 //   of the cache: its lines are gone before the next turn, so a turn should take more of each.
 // - Eight columns a lane are faster than four where they leave no rest, and for NT where k is long.
 static int choose_tile(const struct layout *l, enum nn_product kind, struct tensor b, uint32_t m, uint32_t n, uint32_t k,
@@ -133,8 +133,7 @@ static int choose_tile(const struct layout *l, enum nn_product kind, struct tens
         return crowded ? first_of(l, (const int[]){TEXEL_WIDE, WIDE, ANY})
                        : first_of(l, (const int[]){TEXEL_WIDE_SHORT, TEXEL_WIDE, WIDE_SHORT, WIDE, ANY});
     if (best == LOW)
-        return crowded ? first_of(l, (const int[]){TEXEL_LOW, LOW, ANY})
-                       : first_of(l, (const int[]){TEXEL_LOW, LOW_SHORT, LOW, ANY});
+        return first_of(l, (const int[]){TEXEL_LOW, LOW, ANY});
     return first_of(l, (const int[]){TEXEL_ONE, ONE, ANY});
 }
 

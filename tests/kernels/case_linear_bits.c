@@ -112,7 +112,7 @@ static void cpu_tiles_have_the_same_bits(void **state)
     (void)state;
     // Those that a product lacks become the one it would choose.
     static const char *const kernels[] = {"any",    "simd-0", "simd-1", "simd-2",  "simd-3",  "simd-4",  "simd-5",    "simd-6",
-                                          "simd-7", "simd-8", "simd-9", "simd-10", "simd-11", "simd-12", "simd-64bit"};
+                                          "simd-7", "simd-8", "simd-9", "simd-10", "simd-11", "simd-64bit"};
     // Rows, columns, terms: short of every tile and past the tallest, rests of every kind, blocks of a long TN sum.
     static const uint32_t shapes[][3] = {{7, 5, 3}, {71, 67, 77}, {37, 150, 64}, {9, 34, 1111}};
     for (int kind = NN_NT; kind <= NN_TN; kind++)
