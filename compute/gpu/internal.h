@@ -179,6 +179,7 @@ struct gpu_pipeline {
     enum gpu_kernel kernel;
     uint32_t constant_count, constants[GPU_MAX_CONSTANTS];
     VkPipeline handle;
+    bool texels; // it reads views (view.c)
     bool used; // dispatched at least once (a CPU driver compiled it then)
 };
 struct gpu_pipelines {
@@ -231,6 +232,7 @@ struct gpu_record {
     uint32_t use_count, use_capacity;
     double seconds;               // estimated sum
     struct gpu_ranges reads, writes; // since the last barrier
+    bool texels, transfers;       // since then: a dispatch that reads views, a copy or fill
     bool unknown;                 // a range could not be kept: the next op gets a barrier
     uint64_t shuffle_counter;
 };

@@ -55,7 +55,7 @@ static struct needs read_needs(enum gpu_kernel kernel)
             n.storage16 |= w[i + 1] == 4433 || w[i + 1] == 4434;
             n.coopmat |= w[i + 1] == 6022;
             n.bfloat16 |= w[i + 1] == 5116;
-            n.texels |= w[i + 1] == 5306; // storage texel buffers by an index of the arguments
+            n.texels |= w[i + 1] == 5305; // storage texel buffers by an index of the arguments
         }
         if (op == OP_EXECUTION_MODE && length >= 6 && w[i + 2] == MODE_LOCAL_SIZE)
             n.local_x = w[i + 3];
@@ -260,6 +260,7 @@ static struct gpu_pipeline *new_entry(struct gpu_device *dev, enum gpu_kernel ke
         return NULL;
     }
     p->kernel = kernel;
+    p->texels = read_needs(kernel).texels;
     p->constant_count = count;
     if (count)
         memcpy(p->constants, constants, count * sizeof constants[0]);

@@ -165,8 +165,9 @@ static struct gpu_block *make_block(struct gpu_arena *a, uint64_t bytes, struct 
         &(VkBufferCreateInfo){
             .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
             .size = bytes,
-            .usage = (views_fit(dev) ? VK_BUFFER_USAGE_STORAGE_TEXEL_BUFFER_BIT : 0) | VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
-                     VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT,
+            .usage = (views_fit(dev) ? VK_BUFFER_USAGE_STORAGE_TEXEL_BUFFER_BIT : 0) | VK_BUFFER_USAGE_STORAGE_BUFFER_BIT |
+                     VK_BUFFER_USAGE_TRANSFER_SRC_BIT | VK_BUFFER_USAGE_TRANSFER_DST_BIT |
+                     VK_BUFFER_USAGE_SHADER_DEVICE_ADDRESS_BIT,
             .sharingMode = VK_SHARING_MODE_EXCLUSIVE,
         },
         NULL, &b->buffer);

@@ -300,12 +300,21 @@ static void barrier(struct gpu_device *dev, VkCommandBuffer commands)
                                 },
                                 0, NULL, 0, NULL);
     dev->record.reads.count = dev->record.writes.count = 0;
-    dev->record.unknown = false;
+    dev->record.unknown = dev->record.texels = dev->record.transfers = false;
 }
 
-static bool must_wait(const struct gpu_record *r, const struct gpu_op *op)
+// To the validation layers a kernel with views reads all of every block, so a copy or fill beside it, of other bytes, is a
+// hazard: for their sake, and with them alone, those wait. (Accesses by address they do not see at all.)
+static bool seems_hazard(const struct gpu_device *dev, const struct gpu_op *op)
 {
-    if (r->unknown)
+    const struct gpu_record *r = &dev->record;
+    return dev->instance.validation && (op->kind == OP_DISPATCH ? op->pipeline->texels && r->transfers : r->texels);
+}
+
+static bool must_wait(const struct gpu_device *dev, const struct gpu_op *op)
+{
+    const struct gpu_record *r = &dev->record;
+    if (r->unknown || seems_hazard(dev, op))
         return true;
     for (uint32_t i = 0; i < op->use_count; i++) {
         const struct gpu_use *u = &r->uses[op->first_use + i];
@@ -318,6 +327,8 @@ static bool must_wait(const struct gpu_record *r, const struct gpu_op *op)
 
 static void remember(struct gpu_record *r, const struct gpu_op *op)
 {
+    r->texels = r->texels || (op->kind == OP_DISPATCH && op->pipeline->texels);
+    r->transfers = r->transfers || op->kind != OP_DISPATCH;
     for (uint32_t i = 0; i < op->use_count; i++) {
         const struct gpu_use *u = &r->uses[op->first_use + i];
         uint64_t end = u->address + u->bytes;
@@ -369,7 +380,7 @@ void record_emit(struct gpu_device *dev, struct gpu_slot *slot)
     views_bind(dev, slot->commands);
     for (uint32_t i = 0; i < r->count; i++) {
         const struct gpu_op *op = &r->ops[order ? order[i] : i];
-        if (!op->continues && !dev->params.skip_barriers && must_wait(r, op)) {
+        if (!op->continues && !dev->params.skip_barriers && must_wait(dev, op)) {
             barrier(dev, slot->commands);
             dev->counters.barriers++;
             slot->barriers++;

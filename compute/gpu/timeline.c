@@ -268,7 +268,7 @@ static void end_barrier(struct gpu_device *dev, VkCommandBuffer commands)
         },
         0, NULL, 0, NULL);
     dev->record.reads.count = dev->record.writes.count = 0;
-    dev->record.unknown = false;
+    dev->record.unknown = dev->record.texels = dev->record.transfers = false;
 }
 
 // The slot that has rested longest.

@@ -110,8 +110,8 @@ static bool is_forced(const char *forced, const struct layout *l, int *tile)
 // The tile for a C of m rows and n columns when operands are aligned: by rows first. What a row of a tile costs is an estimate
 // (64 rows against 32 by measurement, 8 by counting loads, one row by measurement); rows beyond the edge cost as much as any.
 // Then among tiles of that height, by measurement (docs/performance.md):
-// - Turns of 4 k are faster than those of 8 where B comes from far or k is short (8 rows: those of 8). Not where rows of B lie in the same few sets
-//   of the cache: its lines are gone before the next turn, so a turn should take more of each.
+// - Turns of 4 k are faster than those of 8 where B comes from far or k is short, except of 8 rows. Not where rows of B lie in
+//   the same few sets of the cache: its lines are gone before the next turn, so a turn should take more of each.
 // - Eight columns a lane are faster than four where they leave no rest, and for NT where k is long.
 static int choose_tile(const struct layout *l, enum nn_product kind, struct tensor b, uint32_t m, uint32_t n, uint32_t k,
                        uint32_t lanes)
