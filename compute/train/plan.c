@@ -123,12 +123,13 @@ static bool fits(const json_t *plan, uint64_t total, uint64_t available, const s
 
 // What the process has beside the device's bytes. By measurement (Mesa 25's lavapipe, kernels in its cache; compiling
 // them takes up to 150 MiB more): the pages of program, driver and LLVM that are used; kernels as the driver keeps them,
-// with recorded work; tokenizer and data.
+// with recorded work, which are more where products load texels (compute/nn/gemm.c); tokenizer and data.
 static uint64_t host_bytes(const struct plan_facts *f, uint64_t pixels, enum dtype type)
 {
-    enum { PROGRAM = 75 << 20, KERNELS = 100 << 20, KERNELS_OF_HALVES = 175 << 20, TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
+    enum { PROGRAM = 75 << 20, KERNELS = 130 << 20, KERNELS_OF_HALVES = 225 << 20, OF_TEXELS = 50 << 20 };
+    enum { TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
     // Patches of this step and the next as floats, with the pictures they were cut from; rows as text and as JSON.
-    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) +
+    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) + (f->cpu_lanes == 16 ? OF_TEXELS : 0) +
            TOKENIZER_TIMES * f->tokenizer_bytes + DATA_TIMES * f->training_bytes +
            pixels * 5 / 2;
 }
@@ -211,7 +212,7 @@ static void plan_step(struct plan *p, const struct job_spec *s, const struct mod
     // Host-written arrays of trainer and engine, pixels above all, and a block of the engine's activations; where the
     // host does not see the device's memory, a ring for uploads (gpu/staging.c).
     const uint64_t pixels = batch.patches * pixel_bytes(&c->vision), upload = plan_upload_bytes(c, &batch);
-    p->staging = upload + (f->cpu ? 0 : 16 << 20);
+    p->staging = upload + (f->cpu_lanes ? 0 : 16 << 20);
     if (sample)
         p->staging += ENGINE_BLOCK_BYTES + VIREO_MAX(pixels, ENGINE_BLOCK_BYTES);
     p->unused = p->activations - used + upload - pixels;
@@ -278,7 +279,7 @@ bool train_plan(const struct job_spec *s, const struct plan_facts *f, uint64_t a
     const struct sizes z = sizes_of(s, &m->config);
     const enum dtype type = model_activations(&m->config, weight_type);
     struct plan p = {0};
-    plan_model(&p, s, m, dtype_bytes(weight_type) == 2, f->cpu);
+    plan_model(&p, s, m, dtype_bytes(weight_type) == 2, f->cpu_lanes > 0);
     plan_step(&p, s, &m->config, &z, type, f);
     if (p.kept && plan_total(&p) + PLAN_KEEP_SLACK > available) {
         struct job_spec without = *s; // as keep.c decides
@@ -288,7 +289,7 @@ bool train_plan(const struct job_spec *s, const struct plan_facts *f, uint64_t a
     }
     plan_features(&p, s, &m->config, z.prompt, type, f->pictures, available);
     model_destroy(&m);
-    json_t *plan = plan_json(&p, available, f->cpu, z.micro);
+    json_t *plan = plan_json(&p, available, f->cpu_lanes > 0, z.micro);
     if (!plan)
         return vireo_fail_memory(err, 512);
     if (!fits(plan, plan_total(&p), available, s, err)) {

@@ -49,9 +49,9 @@ struct plan_facts {
     json_t *config;                            // config.json of the job's model
     uint64_t tokenizer_bytes, training_bytes;  // of files
     uint64_t pictures;                         // distinct ones that the rows name; 0: not known
-    bool cpu;                                  // the device is a CPU
+    uint32_t cpu_lanes;                        // of the device's vectors; 0: it is no CPU
 };
-// Reads the files' part; the caller sets `pictures` and `cpu`.
+// Reads the files' part; the caller sets `pictures` and `cpu_lanes`.
 bool plan_facts_read(const struct job_spec *spec, struct plan_facts *out, struct vireo_error *err);
 void plan_facts_finish(struct plan_facts *facts);
 // What the job will need, in bytes by purpose, before anything is allocated: {"weights", "gradients", "optimizer",

@@ -8,7 +8,7 @@
 //   load      {folder, device, dtype, memory_limit, cache_folder, keep positions ...}   an inference worker's model
 //   generate  {id, scope, messages, images, n, sampling, stop, logprobs, top_logprobs, min_pixels, max_pixels}
 //   cancel    {id}
-//   check     {training_file, validation_file, spec, available, cpu}   a data worker: rows, grader keys, plan
+//   check     {training_file, validation_file, spec, available, cpu_lanes}   a data worker: rows, grader keys, plan
 //   inspect   {folder}, init {preset, seed, folder}               a data worker: models
 //   thumbnail {path, side}                                        a data worker
 //   unpack    {path, wanted: null | [index ...]}                   a data worker: images of an archive

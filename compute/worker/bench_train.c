@@ -302,7 +302,7 @@ static bool run(struct gpu_device *dev, const struct setup *s, json_t *images, j
     struct plan_facts facts;
     bool done = plan_facts_read(&sized, &facts, err);
     facts.pictures = (uint64_t)s->prompts;
-    facts.cpu = gpu_device_caps(dev)->type == GPU_CPU;
+    facts.cpu_lanes = gpu_device_caps(dev)->type == GPU_CPU ? gpu_device_caps(dev)->subgroup_size : 0;
     done = done && train_plan(&sized, &facts, UINT64_MAX, &plan, err) && train_run(&spec, dev, &hooks, err) == TRAIN_DONE;
     if (done) {
         static const char *const phases[][2] = {

@@ -140,7 +140,7 @@ static _Noreturn void check(struct link *l, const json_t *message)
            os_sandbox_compute_only(&err) && check_rows(&s, &train, false, &refs, issues, out, &pictures, &err) &&
            (!s.validation_file || check_rows(&s, &validation, true, &refs, issues, out, &unused, &err));
     facts.pictures = pictures;
-    facts.cpu = json_is_true(json_object_get(message, "cpu"));
+    facts.cpu_lanes = (uint32_t)json_integer_value(json_object_get(message, "cpu_lanes"));
     done = done && train_plan(&s, &facts, available ? available : UINT64_MAX, &plan, &err);
     plan_facts_finish(&facts);
     if (done) {

@@ -96,7 +96,7 @@ struct jobs {
     struct back_off *back_offs;
     json_t *devices;
     uint64_t budget;    // device bytes for all workers; 0: unknown yet
-    bool on_cpu;        // the device is a CPU
+    uint32_t cpu_lanes; // of the device's vectors; 0: it is no CPU
     bool devices_asked, devices_failed;
     bool dirty;         // the queue must be looked at
     double look_at;     // clock: look at the queue again

@@ -146,7 +146,7 @@ void run_check(struct jobs *j, struct run *r, json_t *spec)
     json_t *m = message_new(MESSAGE_CHECK);
     json_object_set_new(m, "spec", spec);
     json_object_set_new(m, "available", json_integer((json_int_t)j->budget));
-    json_object_set_new(m, "cpu", json_boolean(j->on_cpu));
+    json_object_set_new(m, "cpu_lanes", json_integer((json_int_t)j->cpu_lanes));
     process_send(&r->child->p, m);
 }
 

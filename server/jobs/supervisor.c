@@ -185,7 +185,8 @@ static void devices_frame(struct jobs *j, struct child *c, json_t *message)
         if (chosen && !j->budget) {
             const char *type = json_string_value(json_object_get(device, "type"));
             j->budget = bytes;
-            j->on_cpu = type && strcmp(type, "cpu") == 0;
+            const json_t *lanes = type && strcmp(type, "cpu") == 0 ? json_object_get(device, "subgroup_size") : NULL;
+            j->cpu_lanes = (uint32_t)json_integer_value(lanes);
         }
     }
     if (j->p.memory_limit && (j->p.memory_limit < j->budget || !j->budget))
