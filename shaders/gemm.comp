@@ -167,6 +167,7 @@ void load_b(uint k)
                 b[u + w][j] = unpack_halves(x[w / 2], HALVES)[w % 2];
         }
 #elif WIDE == 2
+        // From k each turn: counted on in b_texel it is up to a quarter slower (docs/performance.md).
         [[unroll]] for (uint u = 0; u < UNROLL; u += 4) {
             vec4 x = uintBitsToFloat(load_texel(p.b_view, p.b_texel + ((b_at[j] + k + u) >> 2)));
             b[u][j] = x.x, b[u + 1][j] = x.y, b[u + 2][j] = x.z, b[u + 3][j] = x.w;

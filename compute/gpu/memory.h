@@ -8,6 +8,7 @@
 #define VIREO_GPU_MEMORY_H
 
 #include "compute/gpu/device.h"
+#include "shaders/args/views.h"
 
 enum gpu_memory {
     GPU_MEMORY_DEVICE,   // fastest for the GPU; mapped only where the device has unified memory
@@ -49,7 +50,7 @@ uint64_t gpu_arena_held(const struct gpu_arena *a); // bytes allocated from the 
 
 // CPU drivers: a block of memory can also be read as a storage texel buffer (shaders/lib/texels.glsl). The view's place and the
 // span's first texel of 16 bytes; false: there is no view of it (other devices, too many blocks, start not at a texel).
-enum { GPU_VIEWS = 64, GPU_TEXEL_BYTES = 16 };
+enum { GPU_VIEWS = VIEWS, GPU_TEXEL_BYTES = 16 };
 bool gpu_span_view(struct gpu_span s, uint32_t *view, uint32_t *texel);
 
 // Part of a span.

@@ -71,10 +71,10 @@ static bool is_wide(struct tensor x, bool along_k)
     return gemm_load_fits(x, 8 / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 
-// An operand's view and its first texel, where loads of texels fit it and pay: on 16 lanes (on 8 they are slower).
+// An operand's view and its first texel, where loads of texels fit it and pay.
 static bool has_texels(struct gpu_device *dev, struct tensor x, bool along_k, uint32_t *view, uint32_t *texel)
 {
-    return gpu_device_caps(dev)->subgroup_size == 16 && gpu_span_view(x.span, view, texel) &&
+    return gpu_device_caps(dev)->subgroup_size == NN_TEXEL_LANES && gpu_span_view(x.span, view, texel) &&
            gemm_load_fits(x, GPU_TEXEL_BYTES / (uint32_t)dtype_bytes(x.dtype), along_k);
 }
 

@@ -28,6 +28,9 @@ struct tensor nn_linear_swiglu(struct tape *t, struct tensor x, const struct wei
 // comparison of rollout and training log-probs notices such a kernel. Never set outside a test program.
 extern bool nn_break_batch_invariance;
 
+// Products load texels on CPU drivers with so many lanes; with fewer those are slower.
+enum { NN_TEXEL_LANES = 16 };
+
 // Bare products for other ops. C = beta * C + A-times-B (+ bias on rows of C); `beta` is 0 or 1.
 enum nn_product {
     NN_NT, // C [M, N] = A [M, K] B [N, K]^T

@@ -129,7 +129,7 @@ static uint64_t host_bytes(const struct plan_facts *f, uint64_t pixels, enum dty
     enum { PROGRAM = 75 << 20, KERNELS = 130 << 20, KERNELS_OF_HALVES = 225 << 20, OF_TEXELS = 50 << 20 };
     enum { TOKENIZER_TIMES = 8, DATA_TIMES = 4 };
     // Patches of this step and the next as floats, with the pictures they were cut from; rows as text and as JSON.
-    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) + (f->cpu_lanes == 16 ? OF_TEXELS : 0) +
+    return PROGRAM + (type == DTYPE_F32 ? KERNELS : KERNELS_OF_HALVES) + (f->cpu_lanes == NN_TEXEL_LANES ? OF_TEXELS : 0) +
            TOKENIZER_TIMES * f->tokenizer_bytes + DATA_TIMES * f->training_bytes +
            pixels * 5 / 2;
 }

@@ -3,7 +3,8 @@
 #ifndef TEXELS_GLSL
 #define TEXELS_GLSL
 
-const uint VIEWS = 64; // GPU_VIEWS
+#include "shaders/args/views.h"
+
 layout(set = 0, binding = 0, rgba32ui) readonly uniform uimageBuffer views[VIEWS];
 
 uvec4 load_texel(uint view, uint texel)
